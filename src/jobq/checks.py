@@ -1,0 +1,110 @@
+"""Refusals of bad input: each names the option, the value and the remedy, before anything is stored."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+
+from jobq.errors import ConfigError
+
+LONGEST = 100 * 365.25 * 86400.0
+"""100 years, the longest duration."""
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
+_SHOWN = 80
+
+
+def check_seconds(option: str, value: object, *, zero: bool = True) -> float:
+    """Return a duration as a float of seconds, from a number or a timedelta."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if type(value) is float and (0.0 < value <= LONGEST):
+        return value
+    seconds = _finite(option, value, "a number of seconds or a timedelta")
+    if seconds < 0.0 or (seconds == 0.0 and not zero):
+        least = "0 or more" if zero else "more than 0"
+        raise ConfigError(f"{option}={shown(value)}: must be {least} seconds")
+    if seconds > LONGEST:
+        raise ConfigError(f"{option}={shown(value)}: must be at most 100 years ({LONGEST:.0f} seconds)")
+    return abs(seconds)
+
+
+def check_optional_seconds(option: str, value: object, *, zero: bool = True) -> float | None:
+    return None if value is None else check_seconds(option, value, zero=zero)
+
+
+def check_number(option: str, value: object, *, least: float, most: float) -> float:
+    """Return a finite number within bounds, both included."""
+    number = _finite(option, value, "a number")
+    if not least <= number <= most:
+        raise ConfigError(f"{option}={shown(value)}: must be between {least:g} and {most:g}")
+    return number
+
+
+def check_integer(option: str, value: object, *, least: int, most: int) -> int:
+    """Return a whole number within bounds, both included."""
+    if type(value) is not int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{option}={shown(value)}: must be an int, not {type(value).__name__}")
+        value = int(value)
+    if not least <= value <= most:
+        raise ConfigError(f"{option}={shown(value)}: must be between {least} and {most}")
+    return value
+
+
+def check_id(value: object) -> str:
+    """Return a job's id as plain text: 1 to 1,024 bytes of UTF-8 without NUL.
+
+    Everything else is data: ``../x``, ``a:b`` and line ends are ids like any other. Of a subclass of ``str`` the text
+    itself is taken, whatever its ``__str__`` says.
+    """
+    if type(value) is not str:
+        if not isinstance(value, str):
+            raise ConfigError(f"id={shown(value)}: must be a str, not {type(value).__name__}")
+        value = str.__str__(value)
+    if value.isascii():
+        size = len(value)
+    else:
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise ConfigError(f"id={shown(value)}: has a lone surrogate; it must be valid UTF-8") from None
+    if not 1 <= size <= 1024:
+        raise ConfigError(f"id={shown(value)}: is {size} bytes long; it must have 1 to 1,024 bytes of UTF-8")
+    if "\0" in value:
+        raise ConfigError(f"id={shown(value)}: has a NUL character; remove it")
+    return value
+
+
+def check_name(option: str, value: object) -> str:
+    """Return the name of a queue or a worker: 1 to 128 letters, digits, ``_``, ``.``, ``-``; first no ``.`` or ``-``."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{option}={shown(value)}: must be a str, not {type(value).__name__}")
+    name = str.__str__(value)
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{option}={shown(value)}: must be 1 to 128 of the characters A-Z a-z 0-9 _ . - "
+            "and begin with a letter, a digit or _"
+        )
+    return name
+
+
+def shown(value: object) -> str:
+    """Return a value's repr, made short and ASCII, for messages; a repr that raises is not trusted."""
+    try:
+        text = ascii(value) if not isinstance(value, str) else ascii(str.__str__(value[: _SHOWN * 2]))
+    except Exception:
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def _finite(option: str, value: object, wanted: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{option}={shown(value)}: must be {wanted}, not {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ConfigError(f"{option}={shown(value)}: must be finite")
+    return number

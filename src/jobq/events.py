@@ -1,0 +1,116 @@
+"""Events: names, and the emitter behind `Queue.on` and `Reaper.on`.
+
+Events are local: they are emitted by the object whose own call made the transition. A listener that raises harms
+nothing: what it raised becomes an ``error`` event, and an ``error`` that nobody listens to is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from jobq.errors import ConfigError
+
+QUEUE_EVENTS = (
+    "started",
+    "stopped",
+    "enqueued",
+    "completed",
+    "failed",
+    "failing",
+    "requeued",
+    "cancelled",
+    "lease_lost",
+    "error",
+)
+REAPER_EVENTS = ("stalled", "leadership_acquired", "leadership_lost", "error")
+
+Listener = Callable[..., Any]
+L = TypeVar("L", bound=Listener)
+
+
+class Emitter:
+    """Calls the listeners of an event; those that are coroutine functions run as tasks."""
+
+    def __init__(self, names: Iterable[str], logger: logging.Logger) -> None:
+        self._listeners: dict[str, list[Listener]] = {name: [] for name in names}
+        self._logger = logger
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def on(self, event: str, listener: Listener) -> None:
+        """Add a listener; the same one may be added twice and is then called twice."""
+        if not callable(listener):
+            raise ConfigError(f"on({event!r}): a listener must be callable, not {type(listener).__name__}")
+        self._named(event).append(listener)
+
+    def off(self, event: str, listener: Listener) -> None:
+        """Remove a listener once; removing one that is not there changes nothing."""
+        listeners = self._named(event)
+        if listener in listeners:
+            listeners.remove(listener)
+
+    def emit(self, event: str, *arguments: object) -> None:
+        """Call each listener now; coroutines go on in the background."""
+        listeners = self._listeners[event]
+        if not listeners:
+            if event == "error":
+                self._log_unheard(arguments[0])
+            return
+        for listener in tuple(listeners):
+            self._call(event, listener, arguments)
+
+    async def emit_and_wait(self, event: str, *arguments: object) -> None:
+        """Call each listener and wait for the coroutines among them."""
+        before = set(self._tasks)
+        self.emit(event, *arguments)
+        started = self._tasks - before
+        if started:
+            await asyncio.wait(started)
+
+    async def drain(self, timeout: float) -> None:
+        """Wait for listeners that are still running; cancel those that take longer than ``timeout`` seconds."""
+        current = asyncio.current_task()
+        tasks = {task for task in self._tasks if task is not current}
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=timeout)
+        for task in late:
+            task.cancel()
+
+    def _named(self, event: str) -> list[Listener]:
+        try:
+            return self._listeners[event]
+        except (KeyError, TypeError):
+            known = ", ".join(self._listeners)
+            raise ConfigError(f"there is no event {event!r}; the events are: {known}") from None
+
+    def _call(self, event: str, listener: Listener, arguments: tuple[object, ...]) -> None:
+        try:
+            answer = listener(*arguments)
+        except Exception as error:
+            self._report(event, error)
+            return
+        if inspect.isawaitable(answer):
+            task = asyncio.ensure_future(self._follow(event, answer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _follow(self, event: str, answer: Any) -> None:
+        try:
+            await answer
+        except Exception as error:
+            self._report(event, error)
+
+    def _report(self, event: str, error: Exception) -> None:
+        # A failing error listener must not call itself again for ever.
+        if event == "error":
+            self._logger.error("a listener of 'error' raised", exc_info=error)
+        else:
+            self.emit("error", error)
+
+    def _log_unheard(self, error: object) -> None:
+        exc_info = error if isinstance(error, BaseException) else None
+        self._logger.error("jobq: %s", ascii(str(error)), exc_info=exc_info)

@@ -1,0 +1,477 @@
+"""MemoryStorage: the contract in its clearest text, and the oracle that other storages are compared with.
+
+Dicts and heaps under one lock, and no await inside a transition, so each is atomic for coroutines and threads alike.
+Jobs live as long as the object: across stop and start of its queues, not across processes. It may be used from several
+event loops and threads at once, and is therefore its own twin.
+
+Heaps are never searched: a record that moves leaves its old entry behind, which counts as stale because the record's
+attribute no longer equals the entry's key, and is dropped when it comes to the top.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from jobq.clock import Clock
+from jobq.job import Counts, NewJob, Settlement, Snapshot, State
+from jobq.storage.contract import (
+    LINGER,
+    WORKER_LOST,
+    AddAnswer,
+    Claimed,
+    GetAnswer,
+    Held,
+    HeldAnswer,
+    Hint,
+    HintKind,
+    QueueStorage,
+    Ref,
+    Rescue,
+    Rescued,
+    SettleAnswer,
+    Settled,
+)
+from jobq.storage.records import NEVER, UNKNOWN, Answer, LazyHeap, MemoryWatch, Record, Sleeper
+
+
+class MemoryStorage:
+    """Keeps jobs in this process's memory.
+
+    Args:
+        clock: replaces the machine's clocks, in tests.
+
+    Example:
+        >>> MemoryStorage()
+        <MemoryStorage with 0 queues>
+    """
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock or Clock()
+        self._namespaces: dict[str, MemoryNamespace] = {}
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    async def open(self) -> None:
+        """Do nothing: memory is always there."""
+
+    async def close(self) -> None:
+        """Do nothing: jobs stay for as long as the object lives."""
+
+    def namespace(self, name: str) -> QueueStorage:
+        return self._namespaces.setdefault(name, MemoryNamespace(self._clock))
+
+    def twin(self) -> MemoryStorage:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<MemoryStorage with {len(self._namespaces)} queues>"
+
+
+class _LastClaim(NamedTuple):
+    nonce: str
+    at: float
+    taken: list[tuple[Record, str]]
+
+
+class MemoryNamespace:
+    """One queue's jobs."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._records: dict[str, Record] = {}
+        self._ready = LazyHeap("ready_key")
+        self._later = LazyHeap("due")
+        self._leases = LazyHeap("lease_until")
+        self._expiring = LazyHeap("expires_at")
+        self._counter = 0
+        self._last_claims: dict[str, _LastClaim] = {}
+        self._locks: dict[str, tuple[str, float]] = {}
+        self._sleepers: list[Sleeper] = []
+        self._watches: dict[str, MemoryWatch] = {}
+        self._hints: list[tuple[tuple[str, ...] | None, Hint]] = []
+
+    async def add(self, jobs: Sequence[NewJob]) -> Sequence[AddAnswer]:
+        self._clock.failpoint("add.before")
+        with self._transition():
+            now = self._clock.now()
+            answers = [self._add(job, now) for job in jobs]
+        self._clock.failpoint("add.after")
+        return answers
+
+    async def claim(self, worker_id: str, lease: float, limit: int, nonce: str) -> Claimed:
+        self._clock.failpoint("claim.before")
+        with self._transition():
+            answer = self._claim(worker_id, lease, limit, nonce)
+        self._clock.failpoint("claim.after")
+        return answer
+
+    async def extend(self, claims: Sequence[tuple[str, str]], lease: float) -> Sequence[HeldAnswer]:
+        self._clock.failpoint("extend.before")
+        with self._transition():
+            until = self._clock.monotonic() + lease
+            answers = [self._extend(id, token, until, lease) for id, token in claims]
+        self._clock.failpoint("extend.after")
+        return answers
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettleAnswer]:
+        self._clock.failpoint("settle.before")
+        with self._transition():
+            now = self._clock.now()
+            answers = [self._settle(settlement, now) for settlement in settlements]
+        self._clock.failpoint("settle.after")
+        return answers
+
+    async def cancel(self, id: str, running: bool, nonce: str) -> State | None:
+        with self._transition():
+            return self._once(id, nonce, lambda record, now: self._cancel(record, running, now))
+
+    async def revive(self, id: str, nonce: str) -> State | None:
+        with self._transition():
+            return self._once(id, nonce, lambda record, now: self._revive(record, nonce, now))
+
+    async def retain(self, id: str, ttl: float, nonce: str) -> State | None:
+        with self._transition():
+            return self._once(id, nonce, lambda record, now: self._expire(record, now + ttl))
+
+    async def rescue(self, limit: int) -> Rescue:
+        with self._transition():
+            rescued = self._rescue(limit)
+            return Rescue(rescued, self._lapses_in(self._clock.monotonic()))
+
+    async def prune(self, limit: int) -> int:
+        removed = 0
+        with self._transition():
+            until = self._clock.now() - LINGER
+            while removed < limit and (record := self._expiring.top()) and record.expires_at <= until:
+                self._drop(record)
+                removed += 1
+        return removed
+
+    async def get(self, refs: Sequence[Ref]) -> Sequence[GetAnswer]:
+        with self._transition():
+            now = self._clock.now()
+            return [self._get(ref, now) for ref in refs]
+
+    async def wait_for_work(self, timeout: float) -> None:
+        loop = asyncio.get_running_loop()
+        sleeper = Sleeper(loop, self._clock.monotonic() + timeout)
+        with self._lock:
+            if self._due_in() == 0.0:
+                return
+            self._sleepers.append(sleeper)
+        timer = loop.call_later(timeout, sleeper.finish)
+        try:
+            await sleeper.future
+        except asyncio.CancelledError:
+            if sleeper.woken:
+                with self._lock:
+                    self._wake_one()
+            raise
+        finally:
+            timer.cancel()
+            with self._lock:
+                if sleeper in self._sleepers:
+                    self._sleepers.remove(sleeper)
+
+    async def watch(self, handler: Callable[[Hint], None]) -> MemoryWatch:
+        watch = MemoryWatch(self._watches, handler, self._clock.random_bytes(12).hex())
+        self._watches[watch.address] = watch
+        return watch
+
+    async def hold(self, name: str, owner: str, ttl: float) -> bool:
+        with self._lock:
+            now = self._clock.monotonic()
+            holder, until = self._locks.get(name, (owner, 0.0))
+            if holder != owner and now < until:
+                return False
+            self._locks[name] = (owner, now + ttl)
+            return True
+
+    async def release(self, name: str, owner: str) -> None:
+        with self._lock:
+            if self._locks.get(name, ("", 0.0))[0] == owner:
+                del self._locks[name]
+
+    async def counts(self) -> Counts:
+        counts: dict[State, int] = {}
+        with self._lock:
+            now = self._clock.now()
+            for record in self._records.values():
+                if not record.absent(now):
+                    counts[record.state] = counts.get(record.state, 0) + 1
+        return counts
+
+    async def page(self, state: State, after: str, limit: int) -> Sequence[Snapshot]:
+        with self._lock:
+            now = self._clock.now()
+            found = (r for r in self._records.values() if r.state is state and r.job.id > after and not r.absent(now))
+            return [record.snapshot() for record in heapq.nsmallest(limit, found, key=lambda record: record.job.id)]
+
+    async def workers(self) -> Sequence[tuple[str, int]]:
+        held: dict[str, int] = {}
+        with self._lock:
+            for record in self._records.values():
+                if record.token is not None:
+                    held[record.worker_id or ""] = held.get(record.worker_id or "", 0) + 1
+        return sorted(held.items())
+
+    # Transitions: each runs under the lock.
+
+    def _add(self, job: NewJob, now: float) -> AddAnswer:
+        held = self._records.get(job.id)
+        recent: dict[str, tuple[Answer, float]] = {}
+        if held is not None:
+            if held.generation == job.nonce or held.answered(job.nonce, now) is not UNKNOWN:
+                return None
+            if not held.absent(now):
+                held.note(job.reply_to)
+                return held.snapshot()
+            recent = held.handed_on(now)
+            self._drop(held)
+        record = Record(job, now, recent)
+        self._records[job.id] = record
+        self._enqueue(record, job.delay, now)
+        return None
+
+    def _claim(self, worker_id: str, lease: float, limit: int, nonce: str) -> Claimed:
+        monotonic, now = self._clock.monotonic(), self._clock.now()
+        session = nonce.rpartition(".")[0]
+        last = self._last_claims.get(session)
+        if last is not None and last.nonce == nonce:
+            claims = [record.claim() for record, token in last.taken if record.token == token]
+            return Claimed(claims, [], self._due_in())
+        rescued = self._rescue(limit + 100)
+        self._promote(now)
+        taken: list[tuple[Record, str]] = []
+        random = self._clock.random_bytes(8).hex()
+        while len(taken) < limit and (record := self._ready.top()):
+            token = f"{self._count(now)}-{random}"
+            self._leave_waiting(record)
+            record.start(worker_id, token, lease, monotonic + lease, now)
+            self._leases.push(record)
+            taken.append((record, token))
+        self._last_claims[session] = _LastClaim(nonce, monotonic, taken)
+        self._forget_sessions(monotonic)
+        due_in = self._due_in()
+        if due_in == 0.0:
+            self._wake_one()  # One worker wakes the next, so that an add wakes no herd.
+        elif taken:
+            self._wake_if_earlier(lease)
+        return Claimed([record.claim() for record, _ in taken], rescued, due_in)
+
+    def _extend(self, id: str, token: str, until: float, lease: float) -> Held:
+        record = self._records.get(id)
+        if record is None or record.token != token:
+            return Held.LOST
+        if until > record.lease_until:
+            record.lease, record.lease_until = lease, until
+            self._leases.push(record)
+        return Held.CANCEL_ASKED if record.cancel_asked else Held.HELD
+
+    def _settle(self, settlement: Settlement, now: float) -> Settled:
+        record = self._records.get(settlement.id)
+        if record is None:
+            return Settled.LOST
+        if record.token != settlement.token:
+            if record.settled is not None and record.settled[0] == settlement.token:
+                return record.settled[1]
+            answer = record.answered(settlement.token, now)
+            return answer if isinstance(answer, Settled) else Settled.LOST
+        self._unlease(record)
+        if record.cancel_asked:
+            record.settled = (settlement.token, Settled.CANCELLED)
+            self._finish_cancelled(record, now)
+            return Settled.CANCELLED
+        record.settled = (settlement.token, Settled.APPLIED)
+        if settlement.state is State.QUEUED:
+            self._give_back(record)
+        elif settlement.state is State.FAILING:
+            record.state, record.error = State.FAILING, settlement.error
+            self._enqueue(record, settlement.delay, now)
+        else:
+            self._finish(record, settlement.state, settlement.result, settlement.error, now, settlement.ttl)
+        return Settled.APPLIED
+
+    def _cancel(self, record: Record, running: bool, now: float) -> None:
+        if record.state.waiting:
+            self._leave_waiting(record)
+            self._finish_cancelled(record, now)
+        elif record.state is State.PROCESSING and running:
+            record.cancel_asked = True
+            self._hint_all(HintKind.CANCEL_ASKED, record)
+
+    def _revive(self, record: Record, nonce: str, now: float) -> None:
+        if record.state is not State.FAILED:
+            return
+        record.remember(record.generation, None, now)
+        record.generation = nonce
+        record.state, record.attempts = State.QUEUED, 0
+        record.error = record.started_at = record.finished_at = None
+        record.expires_at = NEVER
+        record.replies = ()
+        self._enqueue(record, 0.0, now)
+
+    def _expire(self, record: Record, at: float) -> None:
+        if record.state.terminal:
+            record.expires_at = at
+            self._expiring.push(record)
+
+    def _get(self, ref: Ref, now: float) -> Snapshot | None:
+        record = self._records.get(ref.id)
+        if record is None or (record.absent(now) and record.generation != ref.generation):
+            return None
+        record.note(ref.reply_to)
+        return record.snapshot()
+
+    def _rescue(self, limit: int) -> list[Rescued]:
+        monotonic, now = self._clock.monotonic(), self._clock.now()
+        self._set_back(monotonic)
+        rescued: list[Rescued] = []
+        while len(rescued) < limit and (record := self._leases.top()) and record.lease_until <= monotonic:
+            self._unlease(record)
+            if record.cancel_asked:
+                self._finish_cancelled(record, now)
+            elif record.attempts >= record.job.max_attempts:
+                self._finish(record, State.FAILED, None, WORKER_LOST, now, record.job.result_ttl)
+            else:
+                record.state = State.FAILING
+                self._enqueue(record, 0.0, now)
+            rescued.append(Rescued(record.job.id, record.generation, record.state, record.attempts))
+            self._hint_all(HintKind.RESCUED, record)
+        return rescued
+
+    # Steps that transitions are made of.
+
+    def _once(self, id: str, nonce: str, change: Callable[[Record, float], None]) -> State | None:
+        """Apply a change unless the nonce was answered before; answer with the state found."""
+        record, now = self._records.get(id), self._clock.now()
+        if record is None:
+            return None
+        answer = record.answered(nonce, now)
+        if isinstance(answer, State):
+            return answer
+        if record.absent(now):
+            return None
+        found = record.state
+        change(record, now)
+        record.remember(nonce, found, now)
+        return found
+
+    def _enqueue(self, record: Record, delay: float, now: float) -> None:
+        if delay > 0.0:
+            record.due = now + delay
+            self._later.push(record)
+            self._wake_if_earlier(delay)
+        else:
+            self._make_ready(record, self._count(now))
+            self._wake_one()
+
+    def _make_ready(self, record: Record, place: int) -> None:
+        record.place, record.due = place, NEVER
+        record.ready_key = (-record.job.priority, place)
+        self._ready.push(record)
+
+    def _give_back(self, record: Record) -> None:
+        record.attempts -= 1
+        record.state = State.QUEUED if record.attempts == 0 else State.FAILING
+        self._make_ready(record, record.place)
+        self._wake_one()
+
+    def _promote(self, now: float) -> None:
+        """Make due jobs ready, in the place that their due time gives them."""
+        while (record := self._later.top()) and record.due <= now:
+            self._make_ready(record, int(record.due * 1e6))
+
+    def _leave_waiting(self, record: Record) -> None:
+        record.ready_key, record.due = None, NEVER
+
+    def _unlease(self, record: Record) -> None:
+        record.token, record.lease_until = None, NEVER
+
+    def _finish(
+        self, record: Record, state: State, result: bytes | None, error: bytes | None, now: float, ttl: float
+    ) -> None:
+        record.state, record.result, record.error = state, result, error
+        record.finished_at = now
+        record.cancel_asked = False
+        if state is not State.FAILED:
+            record.payload = b""
+        self._expire(record, now + ttl)
+        kind = HintKind.CANCELLED if state is State.CANCELLED else HintKind.SETTLED
+        if record.replies:
+            self._hints.append((record.replies, record.hint(kind)))
+            record.replies = ()
+
+    def _finish_cancelled(self, record: Record, now: float) -> None:
+        self._finish(record, State.CANCELLED, None, None, now, 0.0)
+
+    def _drop(self, record: Record) -> None:
+        record.expires_at = NEVER
+        if self._records.get(record.job.id) is record:
+            del self._records[record.job.id]
+
+    def _count(self, now: float) -> int:
+        self._counter = max(self._counter + 1, int(now * 1e6))
+        return self._counter
+
+    def _set_back(self, monotonic: float) -> None:
+        """Bound each lease by its own length, should the clock have jumped back."""
+        record = self._leases.top()
+        if record is None or record.lease_until - record.lease <= monotonic:
+            return
+        for held in self._leases.records():
+            if held.lease_until - held.lease > monotonic:
+                held.lease_until = monotonic + held.lease
+                self._leases.push(held)
+
+    def _due_in(self) -> float | None:
+        if self._ready.top():
+            return 0.0
+        later, lapses_in = self._later.top(), self._lapses_in(self._clock.monotonic())
+        due_in = None if later is None else max(0.0, later.due - self._clock.now())
+        return min((seconds for seconds in (due_in, lapses_in) if seconds is not None), default=None)
+
+    def _lapses_in(self, monotonic: float) -> float | None:
+        record = self._leases.top()
+        return None if record is None else max(0.0, record.lease_until - monotonic)
+
+    def _forget_sessions(self, monotonic: float) -> None:
+        if len(self._last_claims) > 64:
+            for session, last in list(self._last_claims.items()):
+                if last.at < monotonic - LINGER:
+                    del self._last_claims[session]
+
+    # Waking and telling.
+
+    def _wake_one(self) -> None:
+        if self._sleepers:
+            self._sleepers.pop(0).wake()
+
+    def _wake_if_earlier(self, seconds: float) -> None:
+        """Wake a sleeper if none of them would be awake when ``seconds`` have passed."""
+        at = self._clock.monotonic() + seconds
+        if self._sleepers and all(sleeper.until > at for sleeper in self._sleepers):
+            self._wake_one()
+
+    def _hint_all(self, kind: HintKind, record: Record) -> None:
+        if self._watches:
+            self._hints.append((None, Hint(kind, record.job.id, record.generation)))
+
+    @contextmanager
+    def _transition(self) -> Iterator[None]:
+        """Hold the lock; deliver the hints once it is free, since a handler may come straight back."""
+        with self._lock:
+            yield
+            hints, self._hints = self._hints, []
+        for addresses, hint in hints:
+            for address in addresses if addresses is not None else tuple(self._watches):
+                if watch := self._watches.get(address):
+                    watch.deliver(hint)

@@ -1,0 +1,228 @@
+"""What MemoryStorage's transitions move: records, the heaps that order them, sleepers and watches."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+from collections.abc import Callable
+from typing import Any
+
+from jobq.job import Claim, NewJob, Snapshot, State
+from jobq.storage.contract import LINGER, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
+
+NEVER = math.inf
+UNKNOWN = object()
+"""What `Record.answered` says of a nonce that it does not remember."""
+
+Answer = State | Settled | None
+
+
+class Record:
+    """One stored job; the storage's lock guards every change."""
+
+    __slots__ = (
+        "attempts",
+        "cancel_asked",
+        "created_at",
+        "due",
+        "error",
+        "expires_at",
+        "finished_at",
+        "generation",
+        "job",
+        "lease",
+        "lease_until",
+        "payload",
+        "place",
+        "ready_key",
+        "recent",
+        "replies",
+        "result",
+        "settled",
+        "started_at",
+        "state",
+        "token",
+        "worker_id",
+    )
+
+    def __init__(self, job: NewJob, now: float, recent: dict[str, tuple[Answer, float]]) -> None:
+        self.job = job
+        self.generation = job.nonce
+        self.payload = job.payload
+        self.state = State.QUEUED
+        self.attempts = 0
+        self.created_at = now
+        self.place = 0
+        """Order among equals: the µs at which it became ready, made unique."""
+        self.ready_key: tuple[int, int] | None = None
+        self.due = NEVER
+        self.lease = 0.0
+        self.lease_until = NEVER
+        self.expires_at = NEVER
+        self.token: str | None = None
+        self.settled: tuple[str, Settled] | None = None
+        self.cancel_asked = False
+        self.recent = recent
+        """Requests that were answered lately, by nonce or token: what was answered, and when."""
+        self.replies: tuple[str, ...] = () if job.reply_to is None else (job.reply_to,)
+        self.result: bytes | None = None
+        self.error: bytes | None = None
+        self.started_at: float | None = None
+        self.finished_at: float | None = None
+        self.worker_id: str | None = None
+
+    def absent(self, now: float) -> bool:
+        return self.expires_at <= now
+
+    def start(self, worker_id: str, token: str, lease: float, until: float, now: float) -> None:
+        self.state = State.PROCESSING
+        self.attempts += 1
+        self.worker_id = worker_id
+        self.token = token
+        self.lease = lease
+        self.lease_until = until
+        self.started_at = now
+
+    def note(self, reply_to: str | None) -> None:
+        if reply_to is not None and not self.state.terminal and reply_to not in self.replies:
+            self.replies += (reply_to,)
+
+    def remember(self, nonce: str, answer: Answer, now: float) -> None:
+        self.recent = {key: value for key, value in self.recent.items() if value[1] > now - LINGER}
+        self.recent[nonce] = (answer, now)
+
+    def answered(self, nonce: str, now: float) -> object:
+        """Return what a request was answered within the last `LINGER` seconds, or `UNKNOWN`."""
+        answer, at = self.recent.get(nonce, (UNKNOWN, NEVER))
+        return UNKNOWN if at <= now - LINGER else answer
+
+    def handed_on(self, now: float) -> dict[str, tuple[Answer, float]]:
+        """Return what the record that replaces this one must still remember."""
+        self.remember(self.generation, None, now)
+        if self.settled is not None:
+            self.remember(*self.settled, now)
+        return self.recent
+
+    def claim(self) -> Claim:
+        assert self.token is not None
+        return Claim(
+            self.job.id,
+            self.token,
+            self.generation,
+            self.payload,
+            self.attempts,
+            self.job.max_attempts,
+            self.created_at,
+            self.job.result_ttl,
+        )
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            self.job.id,
+            self.generation,
+            self.state,
+            self.attempts,
+            self.job.max_attempts,
+            self.created_at,
+            self.place / 1e6 if self.due == NEVER else self.due,
+            self.job.result_ttl,
+            self.job.priority,
+            self.started_at,
+            self.finished_at,
+            None if self.expires_at == NEVER else self.expires_at,
+            self.result,
+            self.error,
+            self.worker_id,
+            self.cancel_asked,
+        )
+
+    def hint(self, kind: HintKind) -> Hint:
+        small = len(self.result or self.error or b"") <= PUSHED_RESULT_LIMIT
+        return Hint(kind, self.job.id, self.generation, self.snapshot() if small else None)
+
+
+class LazyHeap:
+    """Records ordered by one of their attributes; an entry whose key is no longer the attribute's value is stale."""
+
+    def __init__(self, attribute: str) -> None:
+        self._attribute = attribute
+        self._entries: list[tuple[Any, int, Record]] = []
+        self._pushed = 0
+        self._compact_at = 1024
+
+    def push(self, record: Record) -> None:
+        self._pushed += 1
+        heapq.heappush(self._entries, (getattr(record, self._attribute), self._pushed, record))
+        if len(self._entries) > self._compact_at:
+            self._entries = [entry for entry in self._entries if self._fresh(entry)]
+            heapq.heapify(self._entries)
+            self._compact_at = 2 * len(self._entries) + 1024
+
+    def top(self) -> Record | None:
+        entries = self._entries
+        while entries:
+            if self._fresh(entries[0]):
+                return entries[0][2]
+            heapq.heappop(entries)
+        return None
+
+    def records(self) -> list[Record]:
+        return [entry[2] for entry in self._entries if self._fresh(entry)]
+
+    def _fresh(self, entry: tuple[Any, int, Record]) -> bool:
+        return bool(getattr(entry[2], self._attribute) == entry[0])
+
+
+class Sleeper:
+    """One worker that waits for work."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, until: float) -> None:
+        self.until = until
+        self.woken = False
+        self.future: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
+
+    def wake(self) -> None:
+        """Wake it from any thread."""
+        self.woken = True
+        call_in(self._loop, self.finish)
+
+    def finish(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+class MemoryWatch:
+    """One subscription to hints."""
+
+    def __init__(self, watches: dict[str, MemoryWatch], handler: Callable[[Hint], None], address: str) -> None:
+        self._watches = watches
+        self._handler = handler
+        self._loop = asyncio.get_running_loop()
+        self.address = address
+
+    async def close(self) -> None:
+        self._watches.pop(self.address, None)
+
+    def deliver(self, hint: Hint) -> None:
+        call_in(self._loop, self._handler, hint)
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+    """Call at once in the loop's own thread, else hand over; a loop that is closed hears nothing more."""
+    if running_loop() is loop:
+        function(*arguments)
+        return
+    try:
+        loop.call_soon_threadsafe(function, *arguments)
+    except RuntimeError:  # The loop was closed: its waiters are gone.
+        pass
+
