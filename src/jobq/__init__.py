@@ -1,1 +1,89 @@
-"""jobq."""
+"""jobq: a reliable job queue. At-least-once execution, exactly-once completion."""
+
+from jobq.errors import (
+    ConfigError,
+    ErrorInfo,
+    JobCancelledError,
+    JobError,
+    JobFailedError,
+    JobNotFoundError,
+    JobQueueError,
+    JobTimeoutError,
+    MaxRetriesError,
+    PayloadTooLargeError,
+    QueueClosedError,
+    ResultExpiredError,
+    SerializationError,
+    StorageCorruptError,
+    StorageError,
+    StorageFullError,
+    StorageUnavailableError,
+)
+from jobq.job import (
+    CancelResult,
+    EnqueueItem,
+    EnqueueResult,
+    ExecutionContext,
+    GiveUp,
+    Job,
+    JobStatus,
+    RetryLater,
+    RetryResult,
+    State,
+    UpdateResultTTLResult,
+)
+from jobq.queue import Queue
+from jobq.reaper import LeaderElection, Reaper
+from jobq.retry import ExponentialBackoff, FixedDelay, RetryPolicy
+from jobq.serde import JsonSerde, MsgpackSerde, Serde
+from jobq.signal import AbortSignal, JobAborted
+from jobq.storage import open_storage
+from jobq.storage.file import FileStorage
+from jobq.storage.memory import MemoryStorage
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AbortSignal",
+    "CancelResult",
+    "ConfigError",
+    "EnqueueItem",
+    "EnqueueResult",
+    "ErrorInfo",
+    "ExecutionContext",
+    "ExponentialBackoff",
+    "FileStorage",
+    "FixedDelay",
+    "GiveUp",
+    "Job",
+    "JobAborted",
+    "JobCancelledError",
+    "JobError",
+    "JobFailedError",
+    "JobNotFoundError",
+    "JobQueueError",
+    "JobStatus",
+    "JobTimeoutError",
+    "JsonSerde",
+    "LeaderElection",
+    "MaxRetriesError",
+    "MemoryStorage",
+    "MsgpackSerde",
+    "PayloadTooLargeError",
+    "Queue",
+    "QueueClosedError",
+    "Reaper",
+    "ResultExpiredError",
+    "RetryLater",
+    "RetryPolicy",
+    "RetryResult",
+    "Serde",
+    "SerializationError",
+    "State",
+    "StorageCorruptError",
+    "StorageError",
+    "StorageFullError",
+    "StorageUnavailableError",
+    "UpdateResultTTLResult",
+    "open_storage",
+]

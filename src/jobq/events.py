@@ -40,6 +40,19 @@ class Emitter:
         self._logger = logger
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def subscribe(self, event: str, listener: Listener | None) -> Any:
+        """Add a listener and return it; without one, return a decorator that does."""
+        if listener is not None:
+            self.on(event, listener)
+            return listener
+        self._named(event)
+
+        def decorate(decorated: L) -> L:
+            self.on(event, decorated)
+            return decorated
+
+        return decorate
+
     def on(self, event: str, listener: Listener) -> None:
         """Add a listener; the same one may be added twice and is then called twice."""
         if not callable(listener):

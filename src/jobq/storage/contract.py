@@ -181,6 +181,8 @@ class Hint(msgspec.Struct, frozen=True, gc=False):
     generation: str
     snapshot: Snapshot | None = None
     """With SETTLED and CANCELLED, if small and certain."""
+    attempts: int = 0
+    """With RESCUED: which attempt was lost, so that one rescue is announced once."""
 
 
 class Watch(Protocol):

@@ -463,7 +463,7 @@ class MemoryNamespace:
 
     def _hint_all(self, kind: HintKind, record: Record) -> None:
         if self._watches:
-            self._hints.append((None, Hint(kind, record.job.id, record.generation)))
+            self._hints.append((None, Hint(kind, record.job.id, record.generation, None, record.attempts)))
 
     @contextmanager
     def _transition(self) -> Iterator[None]:

@@ -1,0 +1,284 @@
+"""Executor: one claim and the handler become one Outcome.
+
+Whatever happens while running, a value, any exception, a cancel, bytes that cannot be decoded, ends as one value that
+says which state follows. The worker makes one settle from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from jobq._failure import describe, encode_error, failure
+from jobq._running import Running
+from jobq._threads import Threads
+from jobq.checks import check_seconds
+from jobq.clock import Clock
+from jobq.errors import ConfigError, JobFailedError, SerializationError
+from jobq.job import ExecutionContext, GiveUp, Job, RetryLater, Settlement, State
+from jobq.retry import ExponentialBackoff, RetryPolicy
+from jobq.serde import Serde
+from jobq.signal import JobAborted
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+Handler = Callable[[Job[P]], Awaitable[R]] | Callable[[Job[P]], R]
+Hook = Callable[[ExecutionContext[P, R]], Awaitable[None] | None]
+
+
+class Outcome(NamedTuple):
+    """How a claim ends, and what listeners are told about it."""
+
+    settlement: Settlement
+    value: Any = None
+    """With COMPLETED: what the handler returned."""
+    exception: BaseException | None = None
+    """With FAILING: what it raised. With FAILED: the `JobFailedError`, with that as its cause."""
+
+
+class Executor(Generic[P, R]):
+    """Runs handlers and judges what they do."""
+
+    def __init__(
+        self,
+        handler: Handler[P, R],
+        *,
+        payload_serde: Serde[P],
+        result_serde: Serde[R],
+        retry: RetryPolicy,
+        after_execution: Hook[P, R] | None,
+        max_payload: int,
+        worker_id: str,
+        clock: Clock,
+        report: Callable[[BaseException], None],
+    ) -> None:
+        self._handler: Callable[[Job[P]], Any] = handler
+        self.threaded = not is_coroutine_function(handler)
+        """Whether the handler is a plain function, which cannot be cancelled."""
+        self._payload_serde = payload_serde
+        self._result_serde = result_serde
+        self._retry = retry
+        self._after_execution = after_execution
+        self._max_payload = max_payload
+        self._worker_id = worker_id
+        self._clock = clock
+        self._report = report
+        self._threads = Threads("jobq-handler")
+
+    def close(self) -> None:
+        self._threads.close()
+
+    async def execute(self, running: Running) -> Outcome:
+        """Run one attempt. It raises nothing, whatever the handler does."""
+        claim = running.claim
+        try:
+            payload = self._payload_serde.deserialize(claim.payload)
+        except Exception as error:
+            return await self._failed(running, None, _coded(error, "DESERIALIZATION"))
+        job = Job(claim, payload, running.signal)
+        running.started_at = self._clock.now()
+        try:
+            value = await self._call(job)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            _forget_cancellation()
+            return await self._judge(running, job, error)
+        if running.reason == "job_timeout":
+            return await self.timed_out(running, job)
+        return await self._completed(running, job, value)
+
+    async def timed_out(self, running: Running, job: Job[P] | None = None) -> Outcome:
+        """Judge a job whose time is over, whether its handler has ended or not."""
+        error = TimeoutError(f"job {running.claim.id!r} ran for longer than job_timeout")
+        return await self._judge(running, job, _coded(error, "JOB_TIMEOUT"), timed_out=True)
+
+    async def _call(self, job: Job[P]) -> Any:
+        if self.threaded:
+            return await self._threads.submit(self._handler, job)
+        return await self._handler(job)
+
+    async def _judge(
+        self, running: Running, job: Job[P] | None, error: BaseException, *, timed_out: bool = False
+    ) -> Outcome:
+        claim = running.claim
+        asked = isinstance(error, asyncio.CancelledError | JobAborted)
+        match running.reason:
+            case "stopping" | "cancelled" | "lease_lost" if asked:
+                return Outcome(Settlement(claim.id, claim.token, State.QUEUED))
+            case "job_timeout" if not timed_out:
+                return await self.timed_out(running, job)
+        match error:
+            case GiveUp():
+                return await self._failed(running, job, _coded(error, "GIVE_UP"))
+            case _ if claim.attempts >= claim.max_attempts:
+                return await self._failed(running, job, error)
+            case _:
+                return self._failing(running, error)
+
+    def _failing(self, running: Running, error: BaseException) -> Outcome:
+        claim = running.claim
+        return Outcome(
+            Settlement(
+                claim.id,
+                claim.token,
+                State.FAILING,
+                error=encode_error(describe(error)),
+                delay=self._delay(claim.attempts, error),
+            ),
+            exception=error,
+        )
+
+    def _delay(self, attempt: int, error: BaseException) -> float:
+        try:
+            if isinstance(error, RetryLater) and error.delay is not None:
+                return check_seconds("RetryLater(delay)", error.delay)
+            return check_seconds("the retry policy's answer", self._retry(attempt, error))
+        except Exception as refused:
+            self._report(refused)
+            return ExponentialBackoff(clock=self._clock)(attempt, error)
+
+    async def _completed(self, running: Running, job: Job[P], value: Any) -> Outcome:
+        try:
+            result = self._encode(value)
+        except Exception as error:
+            return await self._failed(running, job, _coded(error, "SERIALIZATION"))
+        claim, ttl = running.claim, running.claim.result_ttl
+        if self._after_execution is not None:
+            context = self._context(running, job, "completed", value, None)
+            if await self._hook(context):
+                ttl = self._checked_ttl(context, ttl)
+                if context.error is not None:
+                    return self._final(running, context.error, ttl)
+                if context.result is not value:
+                    value, result = self._replaced(context, value, result)
+        return Outcome(Settlement(claim.id, claim.token, State.COMPLETED, result, ttl=ttl), value)
+
+    async def _failed(self, running: Running, job: Job[P] | None, error: BaseException) -> Outcome:
+        ttl = running.claim.result_ttl
+        if self._after_execution is not None and job is not None:
+            context = self._context(running, job, "failed", None, error)
+            if await self._hook(context):
+                ttl = self._checked_ttl(context, ttl)
+                if isinstance(context.error, BaseException):
+                    error = context.error
+        return self._final(running, error, ttl)
+
+    def _final(self, running: Running, error: BaseException, ttl: float) -> Outcome:
+        claim = running.claim
+        info = describe(error)
+        told = _caused(failure(claim.id, info, claim.attempts, claim.max_attempts), error)
+        settlement = Settlement(claim.id, claim.token, State.FAILED, error=encode_error(info), ttl=ttl)
+        return Outcome(settlement, exception=told)
+
+    def _encode(self, value: Any) -> bytes:
+        if inspect.iscoroutine(value):
+            value.close()
+            raise SerializationError("the handler returned a coroutine: define it with async def, or await it")
+        data = self._result_serde.serialize(value)
+        if not isinstance(data, bytes):
+            raise SerializationError(f"result serde: serialize must return bytes, not {type(data).__name__}")
+        if len(data) > self._max_payload:
+            raise SerializationError(
+                f"the result has {len(data)} bytes, and max_payload is {self._max_payload}: "
+                "store it elsewhere and return where, or raise max_payload",
+                code="RESULT_TOO_LARGE",
+            )
+        return data
+
+    # The hook.
+
+    def _context(
+        self,
+        running: Running,
+        job: Job[P],
+        status: Literal["completed", "failed"],
+        result: Any,
+        error: BaseException | None,
+    ) -> ExecutionContext[P, R]:
+        return ExecutionContext(
+            job,
+            status=status,
+            result=result,
+            error=error,
+            times=(running.started_at, self._clock.now()),
+            ttl=running.claim.result_ttl,
+            worker_id=self._worker_id,
+        )
+
+    async def _hook(self, context: ExecutionContext[P, R]) -> bool:
+        """Call the hook; False if it raised, and then what it changed does not count."""
+        assert self._after_execution is not None
+        try:
+            answer = self._after_execution(context)
+            if inspect.isawaitable(answer):
+                await answer
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            _forget_cancellation()
+            self._report(error)
+            return False
+        return True
+
+    def _checked_ttl(self, context: ExecutionContext[P, R], ttl: float) -> float:
+        try:
+            return check_seconds("ttl", context.ttl)
+        except ConfigError as error:
+            self._report(error)
+            return ttl
+
+    def _replaced(self, context: ExecutionContext[P, R], value: Any, result: bytes) -> tuple[Any, bytes]:
+        try:
+            return context.result, self._encode(context.result)
+        except Exception as error:
+            self._report(error)
+            return value, result
+
+
+def is_coroutine_function(handler: object) -> bool:
+    """Whether calling it gives a coroutine; also for objects whose ``__call__`` is one."""
+    if inspect.iscoroutinefunction(handler):
+        return True
+    return not inspect.isroutine(handler) and inspect.iscoroutinefunction(getattr(type(handler), "__call__", None))
+
+
+def check_handler(handler: object) -> None:
+    """Refuse what cannot be called with one job."""
+    if not callable(handler):
+        raise ConfigError(f"execute: the handler must be callable, not {type(handler).__name__}")
+    if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+        raise ConfigError("execute: the handler is a generator; return the result instead of yielding it")
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):  # Some builtins have no signature to look at.
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise ConfigError(f"execute: the handler must take one argument, the job: {error}") from None
+
+
+def _coded(error: BaseException, code: str) -> BaseException:
+    """Give an error the code that its place calls for, unless it brings one of its own."""
+    own = getattr(error, "code", None)
+    if not isinstance(own, str) or own == SerializationError.code:
+        with contextlib.suppress(Exception):  # An exception with slots cannot be told.
+            vars(error)["code"] = code
+    return error
+
+
+def _caused(told: JobFailedError, cause: BaseException) -> JobFailedError:
+    told.__cause__ = cause
+    return told
+
+
+def _forget_cancellation() -> None:
+    """Make this task usable again after a cancel was delivered to the handler in it."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()

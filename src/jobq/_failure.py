@@ -1,0 +1,77 @@
+"""How a failure is stored, and how it is told: exceptions become data once, and never come back as code."""
+
+from __future__ import annotations
+
+import traceback
+
+import msgspec
+
+from jobq.errors import ErrorInfo, JobFailedError, MaxRetriesError
+from jobq.job import Snapshot
+from jobq.storage.contract import WORKER_LOST
+
+_LONGEST_MESSAGE = 16 * 1024
+_LONGEST_STACK = 64 * 1024
+_FINAL_CODES = frozenset({"GIVE_UP", "SERIALIZATION", "DESERIALIZATION", "RESULT_TOO_LARGE"})
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(ErrorInfo).decode
+
+
+def describe(error: BaseException) -> ErrorInfo:
+    """Turn an exception into data; one that cannot even be printed is described by its type."""
+    code = getattr(error, "code", None)
+    return ErrorInfo(
+        type=type(error).__name__,
+        message=_clean(_text_of(error), _LONGEST_MESSAGE),
+        code=_clean(code, 256) if isinstance(code, str) else None,
+        stack=_clean(_stack_of(error), _LONGEST_STACK),
+    )
+
+
+def encode_error(info: ErrorInfo) -> bytes:
+    return _encode(info)
+
+
+def decode_error(data: bytes) -> ErrorInfo:
+    """Read a stored failure; unreadable bytes are a failure too, and say so."""
+    if data == WORKER_LOST:
+        return ErrorInfo("WorkerLost", "its worker was lost on the last attempt", "WORKER_LOST")
+    try:
+        return _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ErrorInfo("Unknown", "the stored error cannot be read", "CORRUPT")
+
+
+def failure(job_id: str, info: ErrorInfo, attempts: int, max_attempts: int) -> JobFailedError:
+    """Word a final failure: `MaxRetriesError` where the attempts were used up."""
+    if attempts >= max_attempts and info.code not in _FINAL_CODES:
+        text = (
+            f"job {job_id!r} failed on all of its {attempts} attempts, at last with {info.type}: {info.message}; "
+            "retry(id) would start it anew"
+        )
+        return MaxRetriesError(job_id, info, attempts, text)
+    return JobFailedError(job_id, info, attempts)
+
+
+def failure_of(snapshot: Snapshot) -> JobFailedError:
+    return failure(snapshot.id, decode_error(snapshot.error or b""), snapshot.attempts, snapshot.max_attempts)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return f"<{type(error).__name__} that cannot be printed>"
+
+
+def _stack_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error, limit=-50))
+    except Exception:
+        return ""
+
+
+def _clean(text: str, longest: int) -> str:
+    """Cut a text and replace lone surrogates, which no encoding can carry."""
+    cut = text if len(text) <= longest else text[: longest - 1] + "…"
+    return cut.encode("utf-8", "replace").decode()

@@ -1,0 +1,228 @@
+"""Leases: a healthy worker renews what it holds, for as long as its handlers run.
+
+One thread per storage object renews for all its queues, over a second connection of its own (`Storage.twin`), so a
+handler that blocks the event loop does not lose its job. The thread also watches that loop: one that has not ticked for
+``stall_limit`` seconds is given up, and its jobs go to somebody else. Where a storage has no twin, the same code runs on
+the worker's own loop.
+
+Deadlines are local and early: a lease counts from before its extend was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+from jobq._running import Running
+from jobq.clock import Clock
+from jobq.errors import StorageError
+from jobq.storage.contract import Held, HeldAnswer, Namespace, Storage
+
+_MOST_AT_ONCE = 256
+
+
+class LeaseGroup:
+    """The claims that one worker holds, and how it wants to hear about them."""
+
+    def __init__(
+        self,
+        namespace: str,
+        lease: float,
+        *,
+        stall_limit: float,
+        lost: Callable[[Running], None],
+        cancel_asked: Callable[[Running], None],
+        stalled: Callable[[float], None],
+    ) -> None:
+        self.namespace = namespace
+        self.lease = lease
+        self.held: dict[str, Running] = {}
+        """By token. The worker's loop changes it; the renewing thread only copies it."""
+        self._stall_limit = stall_limit
+        self._lost = lost
+        self._cancel_asked = cancel_asked
+        self._stalled = stalled
+        self._loop = asyncio.get_running_loop()
+        self._ticked_at: float | None = None
+        self._stall_told = False
+        self.abandoned = False
+        """Whether the worker's loop is gone."""
+
+    def to_renew(self, now: float) -> list[Running]:
+        """Return what should be renewed: nothing for a loop that has stood still for too long."""
+        waiting_since = self._ticked_at
+        if waiting_since is not None and now - waiting_since > self._stall_limit:
+            if not self._stall_told:
+                self._stall_told = True
+                self._tell(self._stalled, now - waiting_since)
+            return []
+        if waiting_since is None:
+            self._ticked_at = now
+            self._tell(self._tick)
+        return [running for running in list(self.held.values()) if running.renew_until > now]
+
+    def answered(self, sent: Sequence[Running], answers: Sequence[HeldAnswer], sent_at: float) -> None:
+        """Take the storage's answers, in any thread."""
+        lost: list[Running] = []
+        asked: list[Running] = []
+        for running, answer in zip(sent, answers, strict=True):
+            if answer is Held.LOST:
+                lost.append(running)
+            elif isinstance(answer, Held):
+                running.lease_until = max(running.lease_until, sent_at + self.lease)
+                if answer is Held.CANCEL_ASKED:
+                    asked.append(running)
+        if lost or asked:
+            self._tell(self._pass_on, lost, asked)
+
+    def _pass_on(self, lost: list[Running], asked: list[Running]) -> None:
+        # What is settled or being settled meanwhile is no longer held, and its "lost" means nothing.
+        for running in lost:
+            if running.claim.token in self.held:
+                self._lost(running)
+        for running in asked:
+            if running.claim.token in self.held:
+                self._cancel_asked(running)
+
+    def _tick(self) -> None:
+        self._ticked_at = None
+        self._stall_told = False
+
+    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # The loop was closed under a queue that was never stopped: its jobs must lapse.
+            self.abandoned = True
+            self.held.clear()
+
+
+class Renewer:
+    """Renews the leases of all groups on one storage object."""
+
+    # One per storage object, for all its queues: the storage is the only thing that they share.
+    _instances: ClassVar[WeakKeyDictionary[Storage, Renewer]] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, storage: Storage) -> Renewer:
+        renewer = cls._instances.get(storage)
+        if renewer is None:
+            renewer = cls._instances[storage] = cls(storage.twin(), storage.clock)
+        return renewer
+
+    def __init__(self, twin: Storage | None, clock: Clock) -> None:
+        self._twin = twin
+        self._clock = clock
+        self._groups: dict[LeaseGroup, asyncio.Task[None] | None] = {}
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed: asyncio.Event | None = None
+        self._lock = threading.Lock()
+
+    def join(self, group: LeaseGroup, storage: Storage) -> None:
+        """Begin to renew a group."""
+        with self._lock:
+            self._groups[group] = None
+            if self._twin is None:
+                self._groups[group] = asyncio.get_running_loop().create_task(self._keep(group, storage))
+            elif self._thread is None:
+                self._thread = threading.Thread(target=self._run, args=(self._twin,), name="jobq-leases", daemon=True)
+                self._thread.start()
+            elif self._loop is not None:
+                self._loop.call_soon_threadsafe(self._look_again)
+
+    async def leave(self, group: LeaseGroup) -> None:
+        """Stop renewing a group; with the last one the thread ends."""
+        with self._lock:
+            task = self._groups.pop(group, None)
+            thread = None
+            if self._twin is None:
+                if task is not None:
+                    task.cancel()
+            elif self._loop is not None:
+                self._loop.call_soon_threadsafe(self._look_again)
+            if self._twin is not None and not self._groups:
+                thread, self._thread = self._thread, None
+        if task is not None and self._twin is None:
+            await asyncio.wait([task])
+        if thread is not None:
+            await _ended(thread)
+
+    def _run(self, twin: Storage) -> None:
+        asyncio.run(self._serve(twin))
+
+    async def _serve(self, twin: Storage) -> None:
+        tasks: dict[LeaseGroup, asyncio.Task[None]] = {}
+        changed = asyncio.Event()
+        with self._lock:
+            self._loop = asyncio.get_running_loop()
+            self._changed = changed
+        opened = False
+        try:
+            while True:
+                changed.clear()
+                with self._lock:
+                    wanted = set(self._groups)
+                    if not wanted or threading.current_thread() is not self._thread:
+                        self._loop = None
+                        return
+                opened = opened or await self._open(twin, changed)
+                for group in tasks.keys() - wanted:
+                    tasks.pop(group).cancel()
+                for group in wanted - tasks.keys():
+                    tasks[group] = asyncio.create_task(self._keep(group, twin))
+                await changed.wait()
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks.values())
+            if opened:
+                await twin.close()
+
+    def _look_again(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+
+    async def _open(self, twin: Storage, changed: asyncio.Event) -> bool:
+        """Open the twin; while it cannot be reached, try again, since the leases are worth it."""
+        while True:
+            try:
+                await twin.open()
+                return True
+            except StorageError:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), 0.2)
+                if not self._groups:
+                    return False
+
+    async def _keep(self, group: LeaseGroup, storage: Storage) -> None:
+        namespace = storage.namespace(group.namespace)
+        while not group.abandoned:
+            await asyncio.sleep(group.lease / 3)
+            while not await self._renew(group, namespace):
+                # A failed renewal is repeated soon, because two thirds of the lease are left to succeed in.
+                await asyncio.sleep(min(group.lease / 12, 1.0))
+
+    async def _renew(self, group: LeaseGroup, namespace: Namespace) -> bool:
+        wanted = group.to_renew(self._clock.monotonic())
+        for start in range(0, len(wanted), _MOST_AT_ONCE):
+            some = wanted[start : start + _MOST_AT_ONCE]
+            sent_at = self._clock.monotonic()
+            try:
+                answers = await namespace.extend([(r.claim.id, r.claim.token) for r in some], group.lease)
+            except StorageError:
+                return False
+            group.answered(some, answers, sent_at)
+        return True
+
+
+async def _ended(thread: threading.Thread) -> None:
+    """Wait for a thread without blocking the loop, and without another thread to wait in."""
+    for _ in range(200):
+        if not thread.is_alive():
+            return
+        await asyncio.sleep(0.005)

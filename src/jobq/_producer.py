@@ -1,0 +1,240 @@
+"""Producer: hands jobs to the storage, and waits for what becomes of them.
+
+Every request is checked here before anything is sent; adds of concurrent callers travel together (`_batch`); whoever
+waits listens before the job is sent (`_watch`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from jobq._batch import Batcher, resend
+from jobq._failure import failure_of
+from jobq._nonces import Nonces
+from jobq._watch import Waiter, Waiters
+from jobq.checks import check_id, check_integer, check_seconds
+from jobq.clock import Clock
+from jobq.errors import (
+    ConfigError,
+    JobCancelledError,
+    JobNotFoundError,
+    PayloadTooLargeError,
+    SerializationError,
+)
+from jobq.events import Emitter
+from jobq.job import EnqueueItem, EnqueueResult, NewJob, Snapshot, State
+from jobq.serde import Serde
+from jobq.storage.contract import Namespace, Ref
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+MOST_ATTEMPTS = 1_000_000
+_PRIORITY = 1000
+
+
+class ProducerOptions(msgspec.Struct, frozen=True):
+    """What a producer needs to know of its queue's options."""
+
+    max_attempts: int
+    result_ttl: float
+    max_payload: int
+
+
+class Producer(Generic[P, R]):
+    """Adds, reads, cancels and waits for jobs of one queue."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        options: ProducerOptions,
+        *,
+        payload_serde: Serde[P],
+        result_serde: Serde[R],
+        waiters: Waiters,
+        nonces: Nonces,
+        emitter: Emitter,
+        clock: Clock,
+    ) -> None:
+        self._namespace = namespace
+        self._options = options
+        self._payload_serde = payload_serde
+        self._result_serde = result_serde
+        self._waiters = waiters
+        self._nonces = nonces
+        self._emitter = emitter
+        self._clock = clock
+        self._adder: Batcher[NewJob, Snapshot | None] = Batcher(
+            namespace.add, clock=clock, size=lambda job: len(job.payload)
+        )
+        self._reader: Batcher[Ref, Snapshot | None] = Batcher(namespace.get, clock=clock)
+
+    def new_job(
+        self,
+        id: str,
+        payload: P,
+        *,
+        max_attempts: int | None = None,
+        result_ttl: Any = None,
+        delay: Any = None,
+        priority: int = 0,
+    ) -> NewJob:
+        """Check and encode one job; nothing is sent."""
+        id = check_id(id)
+        options = self._options
+        if max_attempts is None:
+            max_attempts = options.max_attempts
+        else:
+            check_integer("max_attempts", max_attempts, least=1, most=MOST_ATTEMPTS)
+        ttl = options.result_ttl if result_ttl is None else check_seconds("result_ttl", result_ttl)
+        wait = 0.0 if delay is None else check_seconds("delay", delay)
+        if priority != 0 or type(priority) is not int:
+            check_integer("priority", priority, least=-_PRIORITY, most=_PRIORITY)
+        return NewJob(id, self._nonces.next(), self._encode(id, payload), max_attempts, ttl, wait, priority)
+
+    async def enqueue(self, job: NewJob) -> EnqueueResult[R]:
+        return self._enqueued(job, await self._adder.submit(job))
+
+    async def enqueue_many(self, items: Sequence[EnqueueItem[P] | tuple[str, P]]) -> list[EnqueueResult[R]]:
+        jobs = [self._new_job_of(item) for item in items]
+        futures = [self._adder.submit(job) for job in jobs]
+        try:
+            answers = await asyncio.gather(*futures, return_exceptions=True)
+        except asyncio.CancelledError:
+            for future in futures:
+                future.cancel()
+            raise
+        results: list[EnqueueResult[R]] = []
+        failed: BaseException | None = None
+        for job, answer in zip(jobs, answers, strict=True):
+            if isinstance(answer, BaseException):
+                failed = failed or answer
+            else:
+                results.append(self._enqueued(job, answer))
+        if failed is not None:
+            raise failed
+        return results
+
+    async def enqueue_and_wait(self, job: NewJob, timeout: float | None) -> R:
+        waiter = self._waiters.register(job.id, job.nonce, None if timeout == 0.0 else timeout)
+        try:
+            job = msgspec.structs.replace(job, reply_to=self._waiters.address)
+            held = await self._sent(waiter, self._adder.submit(job))
+            if held is None:
+                self._emitter.emit("enqueued", job.id)
+                return self._result(await self._ended(waiter, job.nonce, timeout))
+            if held.state.terminal:
+                return self._result(held)
+            return self._result(await self._ended(waiter, held.generation, timeout))
+        finally:
+            self._waiters.forget(waiter)
+
+    async def wait(self, id: str, timeout: float | None) -> R:
+        waiter = self._waiters.register(id, None, None if timeout == 0.0 else timeout)
+        try:
+            held = await self._sent(waiter, self._reader.submit(Ref(id, None, self._waiters.address)))
+            if held is None:
+                raise JobNotFoundError(id, f"there is no job {id!r}, or its result has expired; enqueue it first")
+            if held.state.terminal:
+                return self._result(held)
+            return self._result(await self._ended(waiter, held.generation, timeout))
+        finally:
+            self._waiters.forget(waiter)
+
+    async def get(self, id: str) -> Snapshot | None:
+        return await self._reader.submit(Ref(id))
+
+    async def cancel(self, id: str, running: bool) -> State | None:
+        nonce = self._nonces.next()
+        return await resend(self._clock, lambda: self._namespace.cancel(id, running, nonce))
+
+    async def revive(self, id: str) -> State | None:
+        nonce = self._nonces.next()
+        return await resend(self._clock, lambda: self._namespace.revive(id, nonce))
+
+    async def retain(self, id: str, ttl: float) -> State | None:
+        nonce = self._nonces.next()
+        return await resend(self._clock, lambda: self._namespace.retain(id, ttl, nonce))
+
+    def decode(self, snapshot: Snapshot) -> R:
+        """Decode a completed job's result.
+
+        Raises:
+            SerializationError: it was written by a serde that does not fit this queue's.
+        """
+        return self._result_serde.deserialize(snapshot.result or b"")
+
+    async def drain(self) -> None:
+        """Wait until every request that was submitted is answered."""
+        await self._adder.drain()
+        await self._reader.drain()
+
+    def _new_job_of(self, item: EnqueueItem[P] | tuple[str, P]) -> NewJob:
+        if isinstance(item, EnqueueItem):
+            return self.new_job(
+                item.id,
+                item.payload,
+                max_attempts=item.max_attempts,
+                result_ttl=item.result_ttl,
+                delay=item.delay,
+                priority=item.priority,
+            )
+        if isinstance(item, tuple) and len(item) == 2:
+            return self.new_job(item[0], item[1])
+        raise ConfigError(f"items: each must be an EnqueueItem or an (id, payload) pair, not {type(item).__name__}")
+
+    def _encode(self, id: str, payload: P) -> bytes:
+        try:
+            data = self._payload_serde.serialize(payload)
+        except SerializationError:
+            raise
+        except Exception as error:
+            raise SerializationError(f"job {id!r}: the payload serde raised {type(error).__name__}: {error}") from error
+        if type(data) is not bytes:
+            raise SerializationError(
+                f"job {id!r}: the payload serde's serialize must return bytes, not {type(data).__name__}"
+            )
+        if len(data) > self._options.max_payload:
+            raise PayloadTooLargeError(
+                f"job {id!r}: its payload has {len(data)} bytes, and max_payload is {self._options.max_payload}; "
+                "store it elsewhere and send where, or raise max_payload"
+            )
+        return data
+
+    def _enqueued(self, job: NewJob, held: Snapshot | None) -> EnqueueResult[R]:
+        if held is None:
+            self._emitter.emit("enqueued", job.id)
+            return EnqueueResult("queued")
+        if held.state is State.COMPLETED:
+            return EnqueueResult("completed", None, self.decode(held))
+        return EnqueueResult("duplicate", held.state)
+
+    async def _sent(self, waiter: Waiter, sending: asyncio.Future[Snapshot | None]) -> Snapshot | None:
+        """Await a waiter's first request, no longer than the waiter has."""
+        waiter.sending = sending
+        try:
+            return await sending
+        except asyncio.CancelledError:
+            if waiter.future.done():
+                await waiter.future
+            raise
+        finally:
+            waiter.sending = None
+
+    async def _ended(self, waiter: Waiter, generation: str, timeout: float | None) -> Snapshot:
+        self._waiters.bind(waiter, generation)
+        if timeout == 0.0:
+            waiter.expire()
+        return await waiter.future
+
+    def _result(self, snapshot: Snapshot) -> R:
+        if snapshot.state is State.COMPLETED:
+            return self.decode(snapshot)
+        if snapshot.state is State.FAILED:
+            raise failure_of(snapshot)
+        raise JobCancelledError(snapshot.id, f"job {snapshot.id!r} was cancelled; enqueue it again to run it")
+

@@ -1,0 +1,33 @@
+"""Running: one claimed job while its handler runs, shared by worker, executor and lease keeper."""
+
+from __future__ import annotations
+
+import asyncio
+
+from jobq.job import Claim
+from jobq.signal import AbortReason, AbortSignal
+
+
+class Running:
+    """What is known here about one claim, from the claim until its one decision."""
+
+    __slots__ = ("claim", "decided", "lease_until", "renew_until", "signal", "started_at", "task", "tick")
+
+    def __init__(self, claim: Claim, lease_until: float, renew_until: float) -> None:
+        self.claim = claim
+        self.lease_until = lease_until
+        """By the clock's monotonic time, counted from before the claim or the last extend was sent."""
+        self.renew_until = renew_until
+        """From then on the lease is left to lapse: the job's time is over."""
+        self.signal = AbortSignal()
+        self.started_at = 0.0
+        self.task: asyncio.Task[None] | None = None
+        self.decided = False
+        """Whether its outcome stands: there is one decision per token."""
+        self.tick = -1
+        """Where its `job_timeout` waits among the timeouts."""
+
+    @property
+    def reason(self) -> AbortReason | None:
+        """Why the handler was asked to end, if it was."""
+        return self.signal.reason

@@ -1,0 +1,73 @@
+"""Daemon threads for plain functions: as many as the worker has slots, made when needed.
+
+The loop's default executor has too few threads for a worker's slots, and joins them at exit: a function that never
+returns would keep the process alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+_Call = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
+
+
+class Threads:
+    """Runs functions, each in a thread of its own at that time."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._idle = 0
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def submit(self, function: Callable[..., Any], argument: object) -> asyncio.Future[Any]:
+        """Call ``function(argument)`` in a thread, with a copy of the current context. It cannot be cancelled."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        context = contextvars.copy_context()
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+            else:
+                self._count += 1
+                threading.Thread(target=self._work, name=f"{self._name}-{self._count}", daemon=True).start()
+        self._calls.put((lambda: context.run(function, argument), loop, future))
+        return future
+
+    def close(self) -> None:
+        """Let idle threads end; busy ones end when their function returns."""
+        for _ in range(self._count):
+            self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            function, loop, future = call
+            value, error = None, None
+            try:
+                value = function()
+            except BaseException as raised:
+                error = raised
+            with self._lock:
+                self._idle += 1
+            with contextlib.suppress(RuntimeError):  # The loop was closed: nobody waits for the value.
+                loop.call_soon_threadsafe(_finish, future, value, error)
+            del call, function, future, value, error
+
+
+def _finish(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    elif isinstance(error, StopIteration):
+        # A future refuses StopIteration, which would look like the end of a coroutine.
+        future.set_exception(RuntimeError(f"the handler raised {error!r}"))
+    else:
+        future.set_exception(error)

@@ -1,0 +1,212 @@
+"""Waiters: any number of callers that wait for results, on one subscription.
+
+A hint with the result inside answers at once. Hints may be lost, so every second the jobs that are still waited for are
+read again: a lost hint costs a second, never the answer.
+
+A waiter is bound to a generation, the run it asked for, and never gets another run's result. Until its generation is
+known, the latest hint is kept aside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from jobq._batch import resend
+from jobq._timeouts import Timeouts
+from jobq.clock import Clock
+from jobq.errors import (
+    JobNotFoundError,
+    JobTimeoutError,
+    QueueClosedError,
+    ResultExpiredError,
+    StorageCorruptError,
+    StorageError,
+)
+from jobq.job import Snapshot
+from jobq.storage.contract import LINGER, Hint, HintKind, Namespace, Ref, Watch
+
+READ_AGAIN_EVERY = 1.0
+_MOST_AT_ONCE = 1000
+
+
+class Waiter:
+    """One caller that waits for one run of a job."""
+
+    __slots__ = ("aside", "future", "generation", "id", "seen_at", "sending", "tick")
+
+    def __init__(self, id: str, generation: str | None, future: asyncio.Future[Snapshot]) -> None:
+        self.id = id
+        self.generation = generation
+        """The run that it waits for; None until that is known."""
+        self.future = future
+        self.aside: Snapshot | None = None
+        self.sending: asyncio.Future[Any] | None = None
+        """The request that must be answered first; given up with the waiter."""
+        self.seen_at: float | None = None
+        """When the job was last read and had not ended; None before the job is known to be stored."""
+        self.tick = -1
+
+    def expire(self) -> None:
+        """End the wait because its time is over."""
+        if not self.future.done():
+            self.future.set_exception(_timed_out(self.id))
+            self.future.exception()  # Told to whoever awaits it; nobody may, and that is fine.
+        if self.sending is not None:
+            self.sending.cancel()
+
+    @property
+    def expired(self) -> bool:
+        return self.future.done() and isinstance(self.future.exception(), JobTimeoutError)
+
+
+class Waiters:
+    """All waiters of one queue in this process."""
+
+    def __init__(self, namespace: Namespace, clock: Clock, timeouts: Timeouts, cancel_asked: Callable[[str], None]) -> None:
+        self._namespace = namespace
+        self._clock = clock
+        self._timeouts = timeouts
+        self._cancel_asked = cancel_asked
+        self._loop = asyncio.get_running_loop()
+        self._waiters: dict[str, list[Waiter]] = {}
+        self._watch: Watch | None = None
+        self._rereader: asyncio.Task[None] | None = None
+        self._reading: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        self._watch = await self._namespace.watch(self._hinted)
+
+    async def close(self) -> None:
+        """Tell every waiter that the queue is closed, and unsubscribe."""
+        for waiters in list(self._waiters.values()):
+            for waiter in list(waiters):
+                _fail(waiter, QueueClosedError(f"the queue was stopped while waiting for job {waiter.id!r}"))
+                if waiter.sending is not None:
+                    waiter.sending.cancel()
+        tasks = [*self._reading, *([self._rereader] if self._rereader else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._rereader = None
+        if self._watch is not None:
+            with contextlib.suppress(StorageError):
+                await self._watch.close()
+
+    @property
+    def address(self) -> str:
+        """What storages should reply to."""
+        assert self._watch is not None
+        return self._watch.address
+
+    def register(self, id: str, generation: str | None, timeout: float | None) -> Waiter:
+        """Begin to listen, before the request is sent: a hint that comes first is not lost."""
+        waiter = Waiter(id, generation, self._loop.create_future())
+        waiters = self._waiters.get(id)
+        if waiters is None:
+            self._waiters[id] = [waiter]
+        else:
+            waiters.append(waiter)
+        if timeout is not None:
+            waiter.tick = self._timeouts.add(waiter, timeout)
+        return waiter
+
+    def bind(self, waiter: Waiter, generation: str) -> None:
+        """Say that the job is stored, and which run the waiter asked for."""
+        waiter.generation = generation
+        waiter.seen_at = self._loop.time()
+        if waiter.aside is not None and waiter.aside.generation == generation:
+            _answer(waiter, waiter.aside)
+        if self._rereader is None:
+            self._rereader = self._loop.create_task(self._read_again())
+
+    def forget(self, waiter: Waiter) -> None:
+        """Stop listening. To be called for every registered waiter."""
+        waiters = self._waiters.get(waiter.id)
+        if waiters is not None and waiter in waiters:
+            waiters.remove(waiter)
+            if not waiters:
+                del self._waiters[waiter.id]
+        if waiter.tick >= 0:
+            self._timeouts.discard(waiter, waiter.tick)
+
+    def _hinted(self, hint: Hint) -> None:
+        if hint.kind is HintKind.CANCEL_ASKED:
+            self._cancel_asked(hint.id)
+        waiters = self._waiters.get(hint.id)
+        if waiters is None or hint.kind is HintKind.CANCEL_ASKED or hint.kind is HintKind.RESCUED:
+            return
+        snapshot = hint.snapshot
+        if snapshot is None:
+            self._read_soon(hint.id)
+            return
+        for waiter in waiters:
+            if waiter.generation == snapshot.generation:
+                _answer(waiter, snapshot)
+            elif waiter.seen_at is None:
+                waiter.aside = snapshot
+
+    def _read_soon(self, id: str) -> None:
+        task = self._loop.create_task(self._read(self._known(self._waiters.get(id, ()))))
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    async def _read_again(self) -> None:
+        """Every second, read what is waited for; end when nothing is."""
+        while self._waiters:
+            await asyncio.sleep(READ_AGAIN_EVERY)
+            waiters = self._known(waiter for some in self._waiters.values() for waiter in some)
+            for start in range(0, len(waiters), _MOST_AT_ONCE):
+                await self._read(waiters[start : start + _MOST_AT_ONCE])
+        self._rereader = None
+
+    def _known(self, waiters: Iterable[Waiter]) -> list[Waiter]:
+        return [waiter for waiter in waiters if waiter.seen_at is not None and not waiter.future.done()]
+
+    async def _read(self, waiters: list[Waiter]) -> None:
+        refs = [Ref(waiter.id, waiter.generation) for waiter in waiters]
+        if not refs:
+            return
+        try:
+            answers = await resend(self._clock, lambda: self._namespace.get(refs))
+        except StorageError:
+            return  # It is read again in a second.
+        for waiter, answer in zip(waiters, answers, strict=True):
+            if isinstance(answer, StorageCorruptError):
+                _fail(waiter, answer)
+            elif answer is None or (isinstance(answer, Snapshot) and answer.generation != waiter.generation):
+                _fail(waiter, self._gone(waiter))
+            elif isinstance(answer, Snapshot):
+                _answer(waiter, answer)
+                waiter.seen_at = self._loop.time()
+
+    def _gone(self, waiter: Waiter) -> Exception:
+        """Word the loss of a run: a record that was there a moment ago cannot have expired in the ordinary way."""
+        assert waiter.seen_at is not None
+        if self._loop.time() - waiter.seen_at < LINGER:
+            return JobNotFoundError(
+                waiter.id, f"job {waiter.id!r} is gone: its record was replaced or lost; enqueue it again if it matters"
+            )
+        return ResultExpiredError(
+            waiter.id, f"job {waiter.id!r} ended and its record expired before it could be read; use a longer result_ttl"
+        )
+
+
+def _answer(waiter: Waiter, snapshot: Snapshot) -> None:
+    if snapshot.state.terminal and not waiter.future.done():
+        waiter.future.set_result(snapshot)
+
+
+def _fail(waiter: Waiter, error: Exception) -> None:
+    if not waiter.future.done():
+        waiter.future.set_exception(error)
+        waiter.future.exception()
+
+
+def _timed_out(id: str) -> JobTimeoutError:
+    return JobTimeoutError(
+        id, f"job {id!r} did not end within the timeout; it goes on, and wait(id) or get_result(id) will tell"
+    )

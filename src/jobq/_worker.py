@@ -1,0 +1,428 @@
+"""Worker: claims jobs, runs them as tasks, and settles what became of them.
+
+    claim ──► Running ──► Executor.execute ──► Outcome ──► settle
+                 │  ▲
+                 │  └── lease renewed by `_lease`, from a thread
+                 └───── asked to end: job_timeout, lease lost, cancelled, stopping
+
+Rules that the code below keeps:
+
+1. Never more claims than free slots; a slot is free again when the handler has really ended.
+2. One decision per claim (`Running.decided`); whatever a handler does after it is dropped.
+3. The flush of what is settled and the next claim leave together.
+4. Trouble with the storage never becomes a failure of a job: settling is repeated until the lease ends, then left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from jobq._batch import Batcher, resend
+from jobq._executor import Executor, Outcome
+from jobq._failure import decode_error, failure
+from jobq._lease import LeaseGroup, Renewer
+from jobq._nonces import Nonces
+from jobq._running import Running
+from jobq._timeouts import Timeouts
+from jobq.errors import StorageError, StorageUnavailableError
+from jobq.events import Emitter
+from jobq.job import Claim, Settlement, State
+from jobq.signal import AbortReason
+from jobq.storage.contract import WORKER_LOST, Claimed, Rescued, Settled, Storage
+
+IGNORED_AFTER = 1.0
+"""Seconds after which a cancelled handler that has not ended counts as one that ignores cancellation."""
+_STOP_GRACE = 0.6
+_PRUNE_EVERY = 15.0
+_PRUNE_LIMIT = 1000
+_LONGEST_PAUSE = 1.0
+
+current_worker: contextvars.ContextVar[Worker | None] = contextvars.ContextVar("jobq_worker", default=None)
+"""The worker whose handler this code runs in."""
+
+
+class WorkerOptions(msgspec.Struct, frozen=True):
+    """What a worker needs to know of its queue's options."""
+
+    queue: str
+    worker_id: str
+    concurrency: int
+    block_timeout: float
+    lease: float
+    job_timeout: float | None
+    loop_stall_limit: float
+
+
+class Worker:
+    """Consumes one queue in one event loop, from `start` to `stop`."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        executor: Executor[Any, Any],
+        options: WorkerOptions,
+        *,
+        emitter: Emitter,
+        timeouts: Timeouts,
+        nonces: Nonces,
+        logger: logging.Logger,
+    ) -> None:
+        self._storage = storage
+        self._namespace = storage.namespace(options.queue)
+        self._executor = executor
+        self._options = options
+        self._emitter = emitter
+        self._timeouts = timeouts
+        self._nonces = nonces.session()
+        self._logger = logger
+        self._loop = asyncio.get_running_loop()
+        self._clock = storage.clock
+        self._settler: Batcher[Settlement, Settled] = Batcher(
+            self._namespace.settle, clock=self._clock, size=lambda s: len(s.result or s.error or b"")
+        )
+        self._group = LeaseGroup(
+            options.queue,
+            options.lease,
+            stall_limit=options.loop_stall_limit,
+            lost=self._lost,
+            cancel_asked=lambda running: self._abort(running, "cancelled"),
+            stalled=self._loop_stalled,
+        )
+        self._running: set[Running] = set()
+        self._unsettled = 0
+        self._stopping = False
+        self._stop_at = 0.0
+        self._changed = asyncio.Event()
+        self._idle: asyncio.Task[None] | None = None
+        self._lease_timer: asyncio.TimerHandle | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._troubled = False
+        self.drained = asyncio.Event()
+        """Set when a claim found nothing at all left to do, now or later."""
+
+    def start(self) -> None:
+        Renewer.of(self._storage).join(self._group, self._storage)
+        self._tasks = [self._loop.create_task(self._consume()), self._loop.create_task(self._prune_now_and_then())]
+
+    async def stop(self, timeout: float) -> None:
+        """Stop claiming, wait, cancel, give back. Returns within ``timeout`` and one second, whatever handlers do."""
+        self._stop_at = self._loop.time() + timeout
+        self._stopping = True
+        self._changed.set()
+        if self._idle is not None:
+            self._idle.cancel()
+        claimer, pruner = self._tasks
+        pruner.cancel()
+        claimer.add_done_callback(lambda _: self._changed.set())
+        await self._until(claimer.done, least=0.1)
+        claimer.cancel()
+        await self._until(lambda: not self._running)
+        if self._running:
+            await self._end_handlers()
+        await self._until(lambda: not self._unsettled, least=0.3)
+        await asyncio.wait(self._tasks)
+        await Renewer.of(self._storage).leave(self._group)
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        self._executor.close()
+
+    def hurry(self) -> None:
+        """Let a stop that waits for handlers wait no longer."""
+        self._stop_at = self._loop.time()
+        self._changed.set()
+
+    def ask_to_cancel(self, id: str) -> None:
+        """Stop this worker's run of a job at once, after a hint; without it the next renewal says so."""
+        for running in list(self._group.held.values()):
+            if running.claim.id == id:
+                self._abort(running, "cancelled")
+
+    # Claiming.
+
+    async def _consume(self) -> None:
+        try:
+            await self._claim_jobs()
+        except asyncio.CancelledError:
+            if not self._stopping:
+                self._logger.warning("queue %s ended without stop(): its jobs lapse", self._options.queue)
+            raise
+
+    async def _claim_jobs(self) -> None:
+        concurrency = self._options.concurrency
+        while not self._stopping:
+            free = concurrency - len(self._running)
+            if free <= 0 or self._unsettled > 2 * concurrency:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            sent_at = self._clock.monotonic()
+            claimed = await self._claim(free)
+            if claimed is None:
+                continue
+            for rescued in claimed.rescued:
+                self._tell_rescued(rescued)
+            for claim in claimed.claims:
+                self._begin(claim, sent_at)
+            if claimed.claims:
+                await asyncio.sleep(0)  # A storage that answers without waiting must not starve the loop.
+            elif not self._stopping:
+                await self._wait_for_work(claimed.next_in)
+
+    async def _claim(self, limit: int) -> Claimed | None:
+        self._settler.flush()
+        options, nonce = self._options, self._nonces.next()
+        try:
+            claimed = await resend(
+                self._clock, lambda: self._namespace.claim(options.worker_id, options.lease, limit, nonce)
+            )
+        except StorageError as error:
+            await self._sit_out(error)
+            return None
+        if self._troubled:
+            self._troubled = False
+            self._logger.warning("queue %s: the storage answers again; claiming goes on", options.queue)
+        return claimed
+
+    async def _sit_out(self, error: StorageError) -> None:
+        """Say once that the storage is in trouble, and try again soon."""
+        if not self._troubled:
+            self._troubled = True
+            self._emitter.emit("error", error)
+        self._changed.clear()
+        timer = self._loop.call_later(self._clock.uniform(0.1, _LONGEST_PAUSE), self._changed.set)
+        if not self._stopping:
+            await self._changed.wait()
+        timer.cancel()
+
+    async def _wait_for_work(self, next_in: float | None) -> None:
+        if next_in is None and not self._running and not self._unsettled:
+            self.drained.set()
+        timeout = self._options.block_timeout
+        if next_in is not None:
+            timeout = min(timeout, next_in)
+        self._idle = self._loop.create_task(self._namespace_wait(timeout))
+        try:
+            await self._idle
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._stopping or (task is not None and task.cancelling()):
+                raise
+        except StorageError as error:
+            await self._sit_out(error)
+        finally:
+            self._idle = None
+
+    async def _namespace_wait(self, timeout: float) -> None:
+        await self._namespace.wait_for_work(timeout)
+
+    @property
+    def _abandoned(self) -> bool:
+        """Whether the loop is being torn down under a queue that nobody stopped."""
+        return not self._stopping and (self._tasks[0].done() or self._tasks[0].cancelling() > 0)
+
+    # Running.
+
+    def _begin(self, claim: Claim, sent_at: float) -> None:
+        options, now = self._options, self._clock.monotonic()
+        lease_until = sent_at + options.lease
+        if now >= lease_until:
+            return  # The answer came so late that others may run the job already.
+        renew_until = float("inf") if options.job_timeout is None else now + options.job_timeout
+        running = Running(claim, lease_until, renew_until)
+        self._running.add(running)
+        if self._stopping:
+            self._running.discard(running)
+            self._decide(running, Outcome(Settlement(claim.id, claim.token, State.QUEUED)))
+            return
+        self._group.held[claim.token] = running
+        if self._lease_timer is None:
+            self._watch_leases()
+        if options.job_timeout is not None:
+            running.tick = self._timeouts.add(_JobTime(self, running), options.job_timeout)
+        running.task = self._spawn(self._run(running))
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        # Eagerly, because a handler that never waits then costs no turn of the loop.
+        if sys.version_info >= (3, 12):
+            return asyncio.Task(coroutine, loop=self._loop, eager_start=True)
+        return asyncio.Task(coroutine, loop=self._loop)
+
+    async def _run(self, running: Running) -> None:
+        current_worker.set(self)
+        try:
+            outcome = await self._executor.execute(running)
+            if not running.decided and not self._abandoned:
+                self._decide(running, outcome)
+        finally:
+            self._running.discard(running)
+            self._group.held.pop(running.claim.token, None)
+            self._changed.set()
+
+    def _abort(self, running: Running, reason: AbortReason) -> None:
+        """Ask a handler to end. Coroutines are cancelled; plain functions can only look at their signal."""
+        if running.decided or running.reason is not None:
+            return
+        running.signal.abort(reason)
+        if running.task is not None and not self._executor.threaded:
+            running.task.cancel()
+
+    def _time_is_over(self, running: Running) -> None:
+        if running.decided:
+            return
+        if running.reason is None:
+            self._abort(running, "job_timeout")
+            if not self._executor.threaded:
+                self._timeouts.add(_JobTime(self, running), IGNORED_AFTER)
+                return
+        self._spawn(self._decide_timed_out(running))
+
+    async def _decide_timed_out(self, running: Running) -> None:
+        """Settle a job whose handler goes on although its time is over; its slot stays taken until it ends."""
+        outcome = await self._executor.timed_out(running)
+        if not running.decided:
+            self._decide(running, outcome)
+
+    # Leases.
+
+    def _watch_leases(self) -> None:
+        """Fence what is past its local deadline, then sleep until the next deadline."""
+        self._lease_timer = None
+        now = self._clock.monotonic()
+        for running in list(self._group.held.values()):
+            if running.lease_until <= now:
+                self._lost(running)
+        if self._group.held:
+            next_in = min(running.lease_until for running in self._group.held.values()) - now
+            self._lease_timer = self._loop.call_later(max(next_in, 0.001), self._watch_leases)
+
+    def _lost(self, running: Running) -> None:
+        """Stop a run whose lease is lost: somebody else decides about the job now."""
+        self._abort(running, "lease_lost")
+        if running.decided:
+            return
+        running.decided = True
+        self._group.held.pop(running.claim.token, None)
+        self._emitter.emit("lease_lost", running.claim.id)
+
+    def _loop_stalled(self, seconds: float) -> None:
+        self._logger.error(
+            "queue %s: the event loop stood still for %.1f s, so its jobs were left to other workers; "
+            "move blocking code into a plain function handler",
+            self._options.queue,
+            seconds,
+        )
+
+    # Settling.
+
+    def _decide(self, running: Running, outcome: Outcome) -> None:
+        running.decided = True
+        self._group.held.pop(running.claim.token, None)
+        if running.tick >= 0:
+            self._timeouts.discard(_JobTime(self, running), running.tick)
+        self._unsettled += 1
+        self._settle(running, outcome)
+
+    def _settle(self, running: Running, outcome: Outcome) -> None:
+        self._settler.put(outcome.settlement, lambda answer: self._settled(running, outcome, answer))
+
+    def _settled(self, running: Running, outcome: Outcome, answer: Settled | Exception) -> None:
+        if isinstance(answer, Exception) and self._settle_again(running, outcome, answer):
+            return
+        self._unsettled -= 1
+        if self._unsettled == 0 or self._unsettled == 2 * self._options.concurrency:
+            self._changed.set()
+        id = running.claim.id
+        if answer is Settled.APPLIED:
+            self._tell(id, outcome, running.claim.attempts)
+        elif answer is Settled.LOST:
+            self._emitter.emit("lease_lost", id)
+        elif answer is Settled.CANCELLED:
+            self._emitter.emit("cancelled", id)
+
+    def _settle_again(self, running: Running, outcome: Outcome, error: Exception) -> bool:
+        """Repeat a settle until the lease ends; then the job is left to whoever rescues it."""
+        transient = isinstance(error, StorageUnavailableError)
+        if not isinstance(error, StorageError) or self._clock.monotonic() >= running.lease_until:
+            self._emitter.emit("error", error)
+            return False
+        if not transient and not self._troubled:
+            self._emitter.emit("error", error)
+        self._loop.call_later(self._clock.uniform(0.1, 0.3), self._settle, running, outcome)
+        return True
+
+    def _tell(self, id: str, outcome: Outcome, attempts: int) -> None:
+        emit = self._emitter.emit
+        match outcome.settlement.state:
+            case State.COMPLETED:
+                emit("completed", id, outcome.value)
+            case State.FAILING:
+                emit("failing", id, outcome.exception, attempts)
+            case State.FAILED:
+                emit("failed", id, outcome.exception)
+            case State.QUEUED:
+                emit("requeued", id)
+
+    def _tell_rescued(self, rescued: Rescued) -> None:
+        if rescued.state is State.FAILED:
+            error = failure(rescued.id, decode_error(WORKER_LOST), rescued.attempts, rescued.attempts)
+            self._emitter.emit("failed", rescued.id, error)
+        elif rescued.state is State.CANCELLED:
+            self._emitter.emit("cancelled", rescued.id)
+
+    # Stopping and upkeep.
+
+    async def _end_handlers(self) -> None:
+        """Cancel what runs on after stop's deadline. What does not end is left to its lease."""
+        for running in list(self._running):
+            self._abort(running, "stopping")
+        await self._until(lambda: not self._running, least=_STOP_GRACE)
+        for running in list(self._running):
+            running.decided = True  # Given back now, it would run twice at the same time.
+            self._group.held.pop(running.claim.token, None)
+            if running.task is not None and self._executor.threaded:
+                running.task.cancel()
+            self._logger.warning("job %s ignores that its worker stops; left to its lease", ascii(running.claim.id))
+
+    async def _until(self, condition: Callable[[], bool], *, least: float = 0.0) -> None:
+        """Wait for a condition until stop's deadline, but at least for so many seconds."""
+        earliest = self._loop.time() + least
+        while not condition() and (left := max(self._stop_at, earliest) - self._loop.time()) > 0:
+            self._changed.clear()
+            timer = self._loop.call_later(left, self._changed.set)
+            await self._changed.wait()
+            timer.cancel()
+
+    async def _prune_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self._clock.uniform(0.5, 1.0) * _PRUNE_EVERY)
+            try:
+                while await self._namespace.prune(_PRUNE_LIMIT) >= _PRUNE_LIMIT:
+                    await asyncio.sleep(0.05)  # Claims and settles go first.
+            except StorageError as error:
+                self._logger.info("queue %s: pruning put off: %s", self._options.queue, error)
+
+
+class _JobTime:
+    """A job's time among the timeouts; equal for the same job, so that it can be discarded."""
+
+    __slots__ = ("_running", "_worker")
+
+    def __init__(self, worker: Worker, running: Running) -> None:
+        self._worker = worker
+        self._running = running
+
+    def expire(self) -> None:
+        self._worker._time_is_over(self._running)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _JobTime) and other._running is self._running
+
+    def __hash__(self) -> int:
+        return hash(id(self._running))
