@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from jobq.clock import Clock
 from jobq.errors import StorageError, StorageUnavailableError
@@ -24,7 +24,8 @@ MOST_BYTES = 2**20
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
 
-Receiver = Callable[[A | StorageError | Exception], None]
+Receiver = Callable[[A | Exception], None]
+_Entry = tuple[T, Receiver[A] | None, asyncio.Future[Any] | None]
 
 
 class Batcher(Generic[T, A]):
@@ -45,19 +46,25 @@ class Batcher(Generic[T, A]):
         self._clock = clock
         self._size = size
         self._loop = asyncio.get_running_loop()
-        self._pending: deque[tuple[T, asyncio.Future[A] | Receiver[A]]] = deque()
+        self._pending: deque[_Entry[T, A]] = deque()
         self._scheduled = False
         self._carrier: asyncio.Task[None] | None = None
 
     def submit(self, item: T) -> asyncio.Future[A]:
         """Add an item; the future has its answer. Cancelled before its batch leaves, the item stays behind."""
         future: asyncio.Future[A] = self._loop.create_future()
-        self._put(item, future)
+        self.put(item, None, future)
         return future
 
-    def put(self, item: T, receive: Receiver[A]) -> None:
-        """Add an item; ``receive`` is called with its answer or its exception. Cheaper than a future."""
-        self._put(item, receive)
+    def put(self, item: T, receive: Receiver[A] | None, future: asyncio.Future[Any] | None = None) -> None:
+        """Add an item; ``receive`` is called with its answer or its exception. Cheaper than a future of its own.
+
+        If ``future`` is done before the batch leaves, nobody wants the answer any more, and the item stays behind.
+        """
+        self._pending.append((item, receive, future))
+        if not self._scheduled and self._carrier is None:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Let what is pending leave now, unless a batch is in flight."""
@@ -71,12 +78,6 @@ class Batcher(Generic[T, A]):
         while self._carrier is not None:
             await asyncio.wait([self._carrier])
 
-    def _put(self, item: T, receiver: asyncio.Future[A] | Receiver[A]) -> None:
-        self._pending.append((item, receiver))
-        if not self._scheduled and self._carrier is None:
-            self._scheduled = True
-            self._loop.call_soon(self.flush)
-
     async def _carry(self) -> None:
         try:
             while batch := self._take():
@@ -86,22 +87,23 @@ class Batcher(Generic[T, A]):
             if self._pending:
                 self.flush()
 
-    def _take(self) -> list[tuple[T, asyncio.Future[A] | Receiver[A]]]:
-        batch: list[tuple[T, asyncio.Future[A] | Receiver[A]]] = []
+    def _take(self) -> list[_Entry[T, A]]:
         pending, size, total = self._pending, self._size, 0
+        batch: list[_Entry[T, A]] = []
         while pending and len(batch) < MOST_ITEMS:
-            item, receiver = pending[0]
+            entry = pending[0]
             if size is not None:
-                total += size(item)
+                total += size(entry[0])
                 if batch and total > MOST_BYTES:
                     break
             pending.popleft()
-            if not (isinstance(receiver, asyncio.Future) and receiver.done()):
-                batch.append((item, receiver))
+            future = entry[2]
+            if future is None or not future.done():
+                batch.append(entry)
         return batch
 
-    async def _deliver(self, batch: list[tuple[T, asyncio.Future[A] | Receiver[A]]]) -> None:
-        items = [item for item, _ in batch]
+    async def _deliver(self, batch: list[_Entry[T, A]]) -> None:
+        items = [entry[0] for entry in batch]
         try:
             answers = await resend(self._clock, lambda: self._send(items))
         except Exception as error:
@@ -111,11 +113,11 @@ class Batcher(Generic[T, A]):
                 await self._deliver(batch[:middle])
                 await self._deliver(batch[middle:])
                 return
-            for _, receiver in batch:
-                _hand(receiver, error)
+            for entry in batch:
+                _hand(entry, error)
         else:
-            for (_, receiver), answer in zip(batch, answers, strict=True):
-                _hand(receiver, answer)
+            for entry, answer in zip(batch, answers, strict=True):
+                _hand(entry, answer)
 
 
 async def resend(clock: Clock, call: Callable[[], Awaitable[A]]) -> A:
@@ -138,11 +140,12 @@ async def resend(clock: Clock, call: Callable[[], Awaitable[A]]) -> A:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _hand(receiver: asyncio.Future[A] | Receiver[A], answer: A | StorageError | Exception) -> None:
-    if not isinstance(receiver, asyncio.Future):
-        receiver(answer)
-    elif not receiver.done():
+def _hand(entry: _Entry[Any, A], answer: A | Exception) -> None:
+    _, receive, future = entry
+    if receive is not None:
+        receive(answer)
+    elif future is not None and not future.done():
         if isinstance(answer, Exception):
-            receiver.set_exception(answer)
+            future.set_exception(answer)
         else:
-            receiver.set_result(answer)
+            future.set_result(answer)

@@ -82,7 +82,10 @@ class Executor(Generic[P, R]):
         job = Job(claim, payload, running.signal)
         running.started_at = self._clock.now()
         try:
-            value = await self._call(job)
+            if self.threaded:
+                value = await self._threads.submit(self._handler, job)
+            else:
+                value = await self._handler(job)
         except GeneratorExit:
             raise
         except BaseException as error:
@@ -96,11 +99,6 @@ class Executor(Generic[P, R]):
         """Judge a job whose time is over, whether its handler has ended or not."""
         error = TimeoutError(f"job {running.claim.id!r} ran for longer than job_timeout")
         return await self._judge(running, job, _coded(error, "JOB_TIMEOUT"), timed_out=True)
-
-    async def _call(self, job: Job[P]) -> Any:
-        if self.threaded:
-            return await self._threads.submit(self._handler, job)
-        return await self._handler(job)
 
     async def _judge(
         self, running: Running, job: Job[P] | None, error: BaseException, *, timed_out: bool = False

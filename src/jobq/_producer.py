@@ -82,6 +82,7 @@ class Producer(Generic[P, R]):
         result_ttl: Any = None,
         delay: Any = None,
         priority: int = 0,
+        replied: bool = False,
     ) -> NewJob:
         """Check and encode one job; nothing is sent."""
         id = check_id(id)
@@ -94,7 +95,9 @@ class Producer(Generic[P, R]):
         wait = 0.0 if delay is None else check_seconds("delay", delay)
         if priority != 0 or type(priority) is not int:
             check_integer("priority", priority, least=-_PRIORITY, most=_PRIORITY)
-        return NewJob(id, self._nonces.next(), self._encode(id, payload), max_attempts, ttl, wait, priority)
+        reply_to = self._waiters.address if replied else None
+        data = self._encode(id, payload)
+        return NewJob(id, self._nonces.next(), data, max_attempts, ttl, wait, priority, reply_to)
 
     async def enqueue(self, job: NewJob) -> EnqueueResult[R]:
         return self._enqueued(job, await self._adder.submit(job))
@@ -120,28 +123,20 @@ class Producer(Generic[P, R]):
         return results
 
     async def enqueue_and_wait(self, job: NewJob, timeout: float | None) -> R:
-        waiter = self._waiters.register(job.id, job.nonce, None if timeout == 0.0 else timeout)
+        waiter = self._waiters.register(job.id, job.nonce, timeout)
         try:
-            job = msgspec.structs.replace(job, reply_to=self._waiters.address)
-            held = await self._sent(waiter, self._adder.submit(job))
-            if held is None:
-                self._emitter.emit("enqueued", job.id)
-                return self._result(await self._ended(waiter, job.nonce, timeout))
-            if held.state.terminal:
-                return self._result(held)
-            return self._result(await self._ended(waiter, held.generation, timeout))
+            # One future for both the add and the end: the waiter's. The add's answer only binds it.
+            self._adder.put(job, lambda answer: self._added(waiter, job, answer), waiter.future)
+            return self._result(await waiter.future)
         finally:
             self._waiters.forget(waiter)
 
     async def wait(self, id: str, timeout: float | None) -> R:
-        waiter = self._waiters.register(id, None, None if timeout == 0.0 else timeout)
+        waiter = self._waiters.register(id, None, timeout)
         try:
-            held = await self._sent(waiter, self._reader.submit(Ref(id, None, self._waiters.address)))
-            if held is None:
-                raise JobNotFoundError(id, f"there is no job {id!r}, or its result has expired; enqueue it first")
-            if held.state.terminal:
-                return self._result(held)
-            return self._result(await self._ended(waiter, held.generation, timeout))
+            ref = Ref(id, None, self._waiters.address)
+            self._reader.put(ref, lambda answer: self._found(waiter, answer), waiter.future)
+            return self._result(await waiter.future)
         finally:
             self._waiters.forget(waiter)
 
@@ -213,23 +208,23 @@ class Producer(Generic[P, R]):
             return EnqueueResult("completed", None, self.decode(held))
         return EnqueueResult("duplicate", held.state)
 
-    async def _sent(self, waiter: Waiter, sending: asyncio.Future[Snapshot | None]) -> Snapshot | None:
-        """Await a waiter's first request, no longer than the waiter has."""
-        waiter.sending = sending
-        try:
-            return await sending
-        except asyncio.CancelledError:
-            if waiter.future.done():
-                await waiter.future
-            raise
-        finally:
-            waiter.sending = None
+    def _added(self, waiter: Waiter, job: NewJob, answer: Snapshot | Exception | None) -> None:
+        if answer is None:
+            self._emitter.emit("enqueued", job.id)
+            self._waiters.bind(waiter, job.nonce)
+        else:
+            self._found(waiter, answer)
 
-    async def _ended(self, waiter: Waiter, generation: str, timeout: float | None) -> Snapshot:
-        self._waiters.bind(waiter, generation)
-        if timeout == 0.0:
-            waiter.expire()
-        return await waiter.future
+    def _found(self, waiter: Waiter, answer: Snapshot | Exception | None) -> None:
+        if answer is None:
+            id = waiter.id
+            waiter.fail(JobNotFoundError(id, f"there is no job {id!r}, or its result has expired; enqueue it first"))
+        elif isinstance(answer, Exception):
+            waiter.fail(answer)
+        elif answer.state.terminal:
+            waiter.answer(answer)
+        else:
+            self._waiters.bind(waiter, answer.generation)
 
     def _result(self, snapshot: Snapshot) -> R:
         if snapshot.state is State.COMPLETED:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from jobq._batch import resend
 from jobq._timeouts import Timeouts
@@ -35,7 +34,7 @@ _MOST_AT_ONCE = 1000
 class Waiter:
     """One caller that waits for one run of a job."""
 
-    __slots__ = ("aside", "future", "generation", "id", "seen_at", "sending", "tick")
+    __slots__ = ("aside", "future", "generation", "id", "look_once", "seen_at", "tick")
 
     def __init__(self, id: str, generation: str | None, future: asyncio.Future[Snapshot]) -> None:
         self.id = id
@@ -43,23 +42,30 @@ class Waiter:
         """The run that it waits for; None until that is known."""
         self.future = future
         self.aside: Snapshot | None = None
-        self.sending: asyncio.Future[Any] | None = None
-        """The request that must be answered first; given up with the waiter."""
         self.seen_at: float | None = None
         """When the job was last read and had not ended; None before the job is known to be stored."""
         self.tick = -1
+        self.look_once = False
+        self.look_once = False
 
     def expire(self) -> None:
         """End the wait because its time is over."""
-        if not self.future.done():
-            self.future.set_exception(_timed_out(self.id))
-            self.future.exception()  # Told to whoever awaits it; nobody may, and that is fine.
-        if self.sending is not None:
-            self.sending.cancel()
+        self.fail(
+            JobTimeoutError(
+                self.id,
+                f"job {self.id!r} did not end within the timeout; it goes on, and wait(id) or get_result(id) will tell",
+            )
+        )
 
-    @property
-    def expired(self) -> bool:
-        return self.future.done() and isinstance(self.future.exception(), JobTimeoutError)
+    def answer(self, snapshot: Snapshot) -> None:
+        """End the wait if this is how the job ended."""
+        if snapshot.state.terminal and not self.future.done():
+            self.future.set_result(snapshot)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.future.exception()  # Nobody may be left to await it, and that is fine.
 
 
 class Waiters:
@@ -83,9 +89,7 @@ class Waiters:
         """Tell every waiter that the queue is closed, and unsubscribe."""
         for waiters in list(self._waiters.values()):
             for waiter in list(waiters):
-                _fail(waiter, QueueClosedError(f"the queue was stopped while waiting for job {waiter.id!r}"))
-                if waiter.sending is not None:
-                    waiter.sending.cancel()
+                waiter.fail(QueueClosedError(f"the queue was stopped while waiting for job {waiter.id!r}"))
         tasks = [*self._reading, *([self._rereader] if self._rereader else [])]
         for task in tasks:
             task.cancel()
@@ -110,7 +114,9 @@ class Waiters:
             self._waiters[id] = [waiter]
         else:
             waiters.append(waiter)
-        if timeout is not None:
+        if timeout == 0.0:
+            waiter.look_once = True
+        elif timeout is not None:
             waiter.tick = self._timeouts.add(waiter, timeout)
         return waiter
 
@@ -119,8 +125,10 @@ class Waiters:
         waiter.generation = generation
         waiter.seen_at = self._loop.time()
         if waiter.aside is not None and waiter.aside.generation == generation:
-            _answer(waiter, waiter.aside)
-        if self._rereader is None:
+            waiter.answer(waiter.aside)
+        if waiter.look_once:
+            waiter.expire()
+        elif self._rereader is None:
             self._rereader = self._loop.create_task(self._read_again())
 
     def forget(self, waiter: Waiter) -> None:
@@ -145,7 +153,7 @@ class Waiters:
             return
         for waiter in waiters:
             if waiter.generation == snapshot.generation:
-                _answer(waiter, snapshot)
+                waiter.answer(snapshot)
             elif waiter.seen_at is None:
                 waiter.aside = snapshot
 
@@ -176,11 +184,11 @@ class Waiters:
             return  # It is read again in a second.
         for waiter, answer in zip(waiters, answers, strict=True):
             if isinstance(answer, StorageCorruptError):
-                _fail(waiter, answer)
+                waiter.fail(answer)
             elif answer is None or (isinstance(answer, Snapshot) and answer.generation != waiter.generation):
-                _fail(waiter, self._gone(waiter))
+                waiter.fail(self._gone(waiter))
             elif isinstance(answer, Snapshot):
-                _answer(waiter, answer)
+                waiter.answer(answer)
                 waiter.seen_at = self._loop.time()
 
     def _gone(self, waiter: Waiter) -> Exception:
@@ -194,19 +202,3 @@ class Waiters:
             waiter.id, f"job {waiter.id!r} ended and its record expired before it could be read; use a longer result_ttl"
         )
 
-
-def _answer(waiter: Waiter, snapshot: Snapshot) -> None:
-    if snapshot.state.terminal and not waiter.future.done():
-        waiter.future.set_result(snapshot)
-
-
-def _fail(waiter: Waiter, error: Exception) -> None:
-    if not waiter.future.done():
-        waiter.future.set_exception(error)
-        waiter.future.exception()
-
-
-def _timed_out(id: str) -> JobTimeoutError:
-    return JobTimeoutError(
-        id, f"job {id!r} did not end within the timeout; it goes on, and wait(id) or get_result(id) will tell"
-    )

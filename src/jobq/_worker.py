@@ -147,6 +147,7 @@ class Worker:
     # Claiming.
 
     async def _consume(self) -> None:
+        current_worker.set(self)  # The tasks of handlers are made in this context and inherit it.
         try:
             await self._claim_jobs()
         except asyncio.CancelledError:
@@ -255,7 +256,6 @@ class Worker:
         return asyncio.Task(coroutine, loop=self._loop)
 
     async def _run(self, running: Running) -> None:
-        current_worker.set(self)
         try:
             outcome = await self._executor.execute(running)
             if not running.decided and not self._abandoned:

@@ -335,7 +335,13 @@ class Queue(Generic[P, R]):
         producer = self._require()
         seconds = check_optional_seconds("timeout", timeout)
         job = producer.new_job(
-            id, payload, max_attempts=max_attempts, result_ttl=result_ttl, delay=delay, priority=priority
+            id,
+            payload,
+            max_attempts=max_attempts,
+            result_ttl=result_ttl,
+            delay=delay,
+            priority=priority,
+            replied=True,
         )
         return await producer.enqueue_and_wait(job, seconds)
 
@@ -554,7 +560,7 @@ class _Open(Generic[P, R]):
     """What exists between start and stop."""
 
     def __init__(self, producer: Producer[P, R], waiters: Waiters, timeouts: Timeouts, nonces: Nonces) -> None:
-        self.producer = producer
+        self.producer: Producer[P, R] = producer
         self.waiters = waiters
         self.timeouts = timeouts
         self.nonces = nonces

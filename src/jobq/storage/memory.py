@@ -89,7 +89,9 @@ class MemoryNamespace:
         self._records: dict[str, Record] = {}
         self._ready = LazyHeap("ready_key")
         self._later = LazyHeap("due")
-        self._leases = LazyHeap("lease_until")
+        self._held: set[Record] = set()
+        self._none_lapses_before = NEVER
+        self._looked_at = 0.0
         self._expiring = LazyHeap("expires_at")
         self._counter = 0
         self._last_claims: dict[str, _LastClaim] = {}
@@ -218,9 +220,8 @@ class MemoryNamespace:
     async def workers(self) -> Sequence[tuple[str, int]]:
         held: dict[str, int] = {}
         with self._lock:
-            for record in self._records.values():
-                if record.token is not None:
-                    held[record.worker_id or ""] = held.get(record.worker_id or "", 0) + 1
+            for record in self._held:
+                held[record.worker_id or ""] = held.get(record.worker_id or "", 0) + 1
         return sorted(held.items())
 
     # Transitions: each runs under the lock.
@@ -256,8 +257,9 @@ class MemoryNamespace:
             token = f"{self._count(now)}-{random}"
             self._leave_waiting(record)
             record.start(worker_id, token, lease, monotonic + lease, now)
-            self._leases.push(record)
+            self._held.add(record)
             taken.append((record, token))
+        self._none_lapses_before = min(self._none_lapses_before, monotonic + lease if taken else NEVER)
         self._last_claims[session] = _LastClaim(nonce, monotonic, taken)
         self._forget_sessions(monotonic)
         due_in = self._due_in()
@@ -273,7 +275,6 @@ class MemoryNamespace:
             return Held.LOST
         if until > record.lease_until:
             record.lease, record.lease_until = lease, until
-            self._leases.push(record)
         return Held.CANCEL_ASKED if record.cancel_asked else Held.HELD
 
     def _settle(self, settlement: Settlement, now: float) -> Settled:
@@ -322,7 +323,7 @@ class MemoryNamespace:
     def _expire(self, record: Record, at: float) -> None:
         if record.state.terminal:
             record.expires_at = at
-            self._expiring.push(record)
+            self._expiring.push(at, record)
 
     def _get(self, ref: Ref, now: float) -> Snapshot | None:
         record = self._records.get(ref.id)
@@ -333,9 +334,8 @@ class MemoryNamespace:
 
     def _rescue(self, limit: int) -> list[Rescued]:
         monotonic, now = self._clock.monotonic(), self._clock.now()
-        self._set_back(monotonic)
         rescued: list[Rescued] = []
-        while len(rescued) < limit and (record := self._leases.top()) and record.lease_until <= monotonic:
+        for record in self._lapsed(monotonic)[:limit]:
             self._unlease(record)
             if record.cancel_asked:
                 self._finish_cancelled(record, now)
@@ -347,6 +347,18 @@ class MemoryNamespace:
             rescued.append(Rescued(record.job.id, record.generation, record.state, record.attempts))
             self._hint_all(HintKind.RESCUED, record)
         return rescued
+
+    def _lapsed(self, monotonic: float) -> list[Record]:
+        """Find lapsed leases, the oldest first. All are looked at only when the earliest known deadline has passed."""
+        if monotonic < self._none_lapses_before and monotonic >= self._looked_at:
+            return []
+        self._looked_at = monotonic
+        for record in self._held:
+            # Each lease is bounded by its own length, should the clock have jumped back.
+            record.lease_until = min(record.lease_until, monotonic + record.lease)
+        self._none_lapses_before = min((record.lease_until for record in self._held), default=NEVER)
+        lapsed = [record for record in self._held if record.lease_until <= monotonic]
+        return sorted(lapsed, key=lambda record: record.lease_until)
 
     # Steps that transitions are made of.
 
@@ -368,7 +380,7 @@ class MemoryNamespace:
     def _enqueue(self, record: Record, delay: float, now: float) -> None:
         if delay > 0.0:
             record.due = now + delay
-            self._later.push(record)
+            self._later.push(record.due, record)
             self._wake_if_earlier(delay)
         else:
             self._make_ready(record, self._count(now))
@@ -376,8 +388,8 @@ class MemoryNamespace:
 
     def _make_ready(self, record: Record, place: int) -> None:
         record.place, record.due = place, NEVER
-        record.ready_key = (-record.job.priority, place)
-        self._ready.push(record)
+        record.ready_key = key = place - (record.job.priority << 64)
+        self._ready.push(key, record)
 
     def _give_back(self, record: Record) -> None:
         record.attempts -= 1
@@ -395,6 +407,9 @@ class MemoryNamespace:
 
     def _unlease(self, record: Record) -> None:
         record.token, record.lease_until = None, NEVER
+        self._held.discard(record)
+        if not self._held:
+            self._none_lapses_before = NEVER
 
     def _finish(
         self, record: Record, state: State, result: bytes | None, error: bytes | None, now: float, ttl: float
@@ -422,16 +437,6 @@ class MemoryNamespace:
         self._counter = max(self._counter + 1, int(now * 1e6))
         return self._counter
 
-    def _set_back(self, monotonic: float) -> None:
-        """Bound each lease by its own length, should the clock have jumped back."""
-        record = self._leases.top()
-        if record is None or record.lease_until - record.lease <= monotonic:
-            return
-        for held in self._leases.records():
-            if held.lease_until - held.lease > monotonic:
-                held.lease_until = monotonic + held.lease
-                self._leases.push(held)
-
     def _due_in(self) -> float | None:
         if self._ready.top():
             return 0.0
@@ -440,8 +445,8 @@ class MemoryNamespace:
         return min((seconds for seconds in (due_in, lapses_in) if seconds is not None), default=None)
 
     def _lapses_in(self, monotonic: float) -> float | None:
-        record = self._leases.top()
-        return None if record is None else max(0.0, record.lease_until - monotonic)
+        """Seconds until a lease may lapse: never too long, since it decides how long others sleep."""
+        return max(0.0, self._none_lapses_before - monotonic) if self._held else None
 
     def _forget_sessions(self, monotonic: float) -> None:
         if len(self._last_claims) > 64:

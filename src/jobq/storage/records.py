@@ -6,7 +6,6 @@ import asyncio
 import heapq
 import math
 from collections.abc import Callable
-from typing import Any
 
 from jobq.job import Claim, NewJob, Snapshot, State
 from jobq.storage.contract import LINGER, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
@@ -55,7 +54,8 @@ class Record:
         self.created_at = now
         self.place = 0
         """Order among equals: the µs at which it became ready, made unique."""
-        self.ready_key: tuple[int, int] | None = None
+        self.ready_key: int | None = None
+        """Place and priority in one number: the smallest runs first."""
         self.due = NEVER
         self.lease = 0.0
         self.lease_until = NEVER
@@ -147,13 +147,14 @@ class LazyHeap:
 
     def __init__(self, attribute: str) -> None:
         self._attribute = attribute
-        self._entries: list[tuple[Any, int, Record]] = []
+        self._entries: list[tuple[float, int, Record]] = []
         self._pushed = 0
         self._compact_at = 1024
 
-    def push(self, record: Record) -> None:
+    def push(self, key: float, record: Record) -> None:
+        """Add a record whose attribute has the value ``key``."""
         self._pushed += 1
-        heapq.heappush(self._entries, (getattr(record, self._attribute), self._pushed, record))
+        heapq.heappush(self._entries, (key, self._pushed, record))
         if len(self._entries) > self._compact_at:
             self._entries = [entry for entry in self._entries if self._fresh(entry)]
             heapq.heapify(self._entries)
@@ -167,10 +168,7 @@ class LazyHeap:
             heapq.heappop(entries)
         return None
 
-    def records(self) -> list[Record]:
-        return [entry[2] for entry in self._entries if self._fresh(entry)]
-
-    def _fresh(self, entry: tuple[Any, int, Record]) -> bool:
+    def _fresh(self, entry: tuple[float, int, Record]) -> bool:
         return bool(getattr(entry[2], self._attribute) == entry[0])
 
 
