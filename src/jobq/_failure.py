@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from types import TracebackType
 
 import msgspec
 
@@ -22,7 +23,7 @@ def describe(error: BaseException) -> ErrorInfo:
     code = getattr(error, "code", None)
     return ErrorInfo(
         type=type(error).__name__,
-        message=_clean(_text_of(error), _LONGEST_MESSAGE),
+        message=_clean(text_of(error), _LONGEST_MESSAGE),
         code=_clean(code, 256) if isinstance(code, str) else None,
         stack=_clean(_stack_of(error), _LONGEST_STACK),
     )
@@ -57,7 +58,8 @@ def failure_of(snapshot: Snapshot) -> JobFailedError:
     return failure(snapshot.id, decode_error(snapshot.error or b""), snapshot.attempts, snapshot.max_attempts)
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """Return what an exception says, whatever its ``__str__`` does."""
     try:
         return str(error)
     except Exception:
@@ -66,9 +68,17 @@ def _text_of(error: BaseException) -> str:
 
 def _stack_of(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(error, limit=-50))
+        return "".join(traceback.format_exception(type(error), error, _from_handler(error), limit=-50))
     except Exception:
         return ""
+
+
+def _from_handler(error: BaseException) -> TracebackType | None:
+    """Leave out the frames of jobq that called the handler; an error of jobq's own keeps them."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("jobq._"):
+        frame = frame.tb_next
+    return frame or error.__traceback__
 
 
 def _clean(text: str, longest: int) -> str:

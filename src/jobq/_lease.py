@@ -1,9 +1,9 @@
 """Leases: a healthy worker renews what it holds, for as long as its handlers run.
 
-One thread per storage object renews for all its queues, over a second connection of its own (`Storage.twin`), so a
-handler that blocks the event loop does not lose its job. The thread also watches that loop: one that has not ticked for
-``stall_limit`` seconds is given up, and its jobs go to somebody else. Where a storage has no twin, the same code runs on
-the worker's own loop.
+One thread per storage object renews for all its queues, over a second connection (`Storage.twin`), so a handler that
+blocks the event loop does not lose its job. The thread also watches that loop: one that has not ticked for
+``stall_limit`` seconds is given up, and its jobs go to somebody else. Where a storage has no twin, the same code runs
+on the worker's own loop.
 
 Deadlines are local and early: a lease counts from before its extend was sent.
 """

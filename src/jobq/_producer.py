@@ -161,7 +161,8 @@ class Producer(Generic[P, R]):
         Raises:
             SerializationError: it was written by a serde that does not fit this queue's.
         """
-        return self._result_serde.deserialize(snapshot.result or b"")
+        value: R = self._result_serde.deserialize(snapshot.result or b"")
+        return value
 
     async def drain(self) -> None:
         """Wait until every request that was submitted is answered."""
@@ -185,10 +186,12 @@ class Producer(Generic[P, R]):
     def _encode(self, id: str, payload: P) -> bytes:
         try:
             data = self._payload_serde.serialize(payload)
-        except SerializationError:
-            raise
+        except SerializationError as error:
+            raise SerializationError(f"job {id!r}: {error}", code=error.code) from error
         except Exception as error:
-            raise SerializationError(f"job {id!r}: the payload serde raised {type(error).__name__}: {error}") from error
+            raise SerializationError(
+                f"job {id!r}: the payload serde raised {type(error).__name__}; see the error that caused this one"
+            ) from error
         if type(data) is not bytes:
             raise SerializationError(
                 f"job {id!r}: the payload serde's serialize must return bytes, not {type(data).__name__}"
@@ -232,4 +235,3 @@ class Producer(Generic[P, R]):
         if snapshot.state is State.FAILED:
             raise failure_of(snapshot)
         raise JobCancelledError(snapshot.id, f"job {snapshot.id!r} was cancelled; enqueue it again to run it")
-

@@ -71,7 +71,9 @@ class Waiter:
 class Waiters:
     """All waiters of one queue in this process."""
 
-    def __init__(self, namespace: Namespace, clock: Clock, timeouts: Timeouts, cancel_asked: Callable[[str], None]) -> None:
+    def __init__(
+        self, namespace: Namespace, clock: Clock, timeouts: Timeouts, cancel_asked: Callable[[str], None]
+    ) -> None:
         self._namespace = namespace
         self._clock = clock
         self._timeouts = timeouts
@@ -199,6 +201,6 @@ class Waiters:
                 waiter.id, f"job {waiter.id!r} is gone: its record was replaced or lost; enqueue it again if it matters"
             )
         return ResultExpiredError(
-            waiter.id, f"job {waiter.id!r} ended and its record expired before it could be read; use a longer result_ttl"
+            waiter.id,
+            f"job {waiter.id!r} ended and its record expired before it could be read; use a longer result_ttl",
         )
-

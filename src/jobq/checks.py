@@ -77,7 +77,7 @@ def check_id(value: object) -> str:
 
 
 def check_name(option: str, value: object) -> str:
-    """Return the name of a queue or a worker: 1 to 128 letters, digits, ``_``, ``.``, ``-``; first no ``.`` or ``-``."""
+    """Return the name of a queue or a worker: 1 to 128 letters, digits, ``_``, ``.``, ``-``; first no ``.``, ``-``."""
     if not isinstance(value, str):
         raise ConfigError(f"{option}={shown(value)}: must be a str, not {type(value).__name__}")
     name = str.__str__(value)

@@ -47,7 +47,7 @@ def _boottime() -> float:
 
 
 if not hasattr(time, "CLOCK_BOOTTIME"):  # pragma: no cover
-    _boottime = time.monotonic  # noqa: F811
+    _boottime = time.monotonic
 
 
 def _boot_id() -> str:

@@ -8,17 +8,17 @@ import os
 import signal
 import socket
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Generic, TypeVar, overload
 
+from jobq._annotations import types_of
 from jobq._executor import Executor, Handler, Hook, check_handler
 from jobq._failure import decode_error
 from jobq._nonces import Nonces
 from jobq._producer import MOST_ATTEMPTS, Producer, ProducerOptions
 from jobq._timeouts import Timeouts
-from jobq._types import types_of
 from jobq._watch import Waiters
 from jobq._worker import Worker, WorkerOptions, current_worker
 from jobq.checks import check_id, check_integer, check_name, check_optional_seconds, check_seconds
@@ -29,6 +29,7 @@ from jobq.job import (
     Counts,
     EnqueueItem,
     EnqueueResult,
+    Job,
     JobStatus,
     RetryResult,
     State,
@@ -40,7 +41,6 @@ from jobq.storage.contract import Storage
 
 P = TypeVar("P")
 R = TypeVar("R")
-H = TypeVar("H", bound=Callable[..., Any])
 
 _MOST_SLOTS = 100_000
 _LARGEST_PAYLOAD = 2**30
@@ -111,7 +111,8 @@ class Queue(Generic[P, R]):
         self._storage = storage
         self._namespace = storage.namespace(self.name)
         lease = check_seconds("visibility_timeout", visibility_timeout, zero=False)
-        stall_limit = check_optional_seconds("loop_stall_limit", loop_stall_limit, zero=False)
+        if loop_stall_limit is None:
+            loop_stall_limit = max(2 * lease, 60.0)
         self._worker_options = WorkerOptions(
             queue=self.name,
             worker_id=self.worker_id,
@@ -119,17 +120,16 @@ class Queue(Generic[P, R]):
             block_timeout=check_seconds("block_timeout", block_timeout, zero=False),
             lease=lease,
             job_timeout=check_optional_seconds("job_timeout", job_timeout, zero=False),
-            loop_stall_limit=max(2 * lease, 60.0) if stall_limit is None else stall_limit,
+            loop_stall_limit=check_seconds("loop_stall_limit", loop_stall_limit, zero=False),
         )
         self._producer_options = ProducerOptions(
             max_attempts=check_integer("max_attempts", max_attempts, least=1, most=MOST_ATTEMPTS),
             result_ttl=check_seconds("result_ttl", result_ttl),
             max_payload=check_integer("max_payload", max_payload, least=1, most=_LARGEST_PAYLOAD),
         )
-        self._retry = _callable("retry", retry) or ExponentialBackoff(clock=storage.clock)
+        self._retry: RetryPolicy = _callable("retry", retry) or ExponentialBackoff(clock=storage.clock)
         self._after_execution = _callable("after_execution", after_execution)
-        self._payload_serde = _serde("payload_serde", payload_serde)
-        self._result_serde = _serde("result_serde", result_serde)
+        self._explicit_serdes = _serde("payload_serde", payload_serde), _serde("result_serde", result_serde)
         self._logger = logger or logging.getLogger("jobq")
         self._emitter = Emitter(QUEUE_EVENTS, self._logger)
         self._handler: Handler[P, R] | None = None
@@ -240,7 +240,13 @@ class Queue(Generic[P, R]):
             for number in installed:
                 loop.remove_signal_handler(number)
 
-    def execute(self, handler: H) -> H:
+    @overload
+    def execute(
+        self, handler: Callable[[Job[P]], Coroutine[Any, Any, R]]
+    ) -> Callable[[Job[P]], Coroutine[Any, Any, R]]: ...
+    @overload
+    def execute(self, handler: Callable[[Job[P]], R]) -> Callable[[Job[P]], R]: ...
+    def execute(self, handler: Any) -> Any:
         """Register the handler, before or after `start`; also a decorator. It is called with a `Job`.
 
         ``async def`` handlers run on the event loop; plain functions run in threads, as many as ``concurrency``.
@@ -476,9 +482,10 @@ class Queue(Generic[P, R]):
 
     def _serdes(self) -> tuple[Serde[P], Serde[R]]:
         payload_type, result_type = types_of(self, Queue, self._handler)
+        payload_serde, result_serde = self._explicit_serdes
         return (
-            self._payload_serde or serde_for(payload_type),
-            self._result_serde or serde_for(result_type),
+            payload_serde or serde_for(payload_type, root="payload"),
+            result_serde or serde_for(result_type, root="result"),
         )
 
     async def _connect(self, payload_serde: Serde[P], result_serde: Serde[R]) -> _Open[P, R]:

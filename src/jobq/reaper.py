@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, overload
 
@@ -108,6 +109,7 @@ class Reaper:
         self._emitter = Emitter(REAPER_EVENTS, self._logger)
         self._own: OrderedDict[tuple[str, str, int], None] = OrderedDict()
         self._changing = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._started = False
         self._leadership: Leadership | None = None
         self._reaping: asyncio.Task[None] | None = None
@@ -126,6 +128,8 @@ class Reaper:
         Raises:
             StorageUnavailableError: the storage was not reachable within 5 s; try again later.
         """
+        if self._loop is not asyncio.get_running_loop():
+            self._loop, self._changing = asyncio.get_running_loop(), asyncio.Lock()
         async with self._changing:
             if self._started:
                 return
@@ -151,7 +155,10 @@ class Reaper:
             if self._leadership is not None:
                 await self._leadership.stop()
                 self._leadership = None
+            reaping = self._reaping
             self._act(False)
+            if reaping is not None:
+                await asyncio.wait([reaping])
             if self._watch is not None:
                 await self._watch.close()
             await self._emitter.drain(1.0)
@@ -165,7 +172,7 @@ class Reaper:
         await self.stop()
 
     @overload
-    def on(self, event: str) -> Any: ...
+    def on(self, event: str) -> Callable[[L], L]: ...
     @overload
     def on(self, event: str, listener: L) -> L: ...
     def on(self, event: str, listener: Listener | None = None) -> Any:

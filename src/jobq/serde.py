@@ -16,9 +16,9 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar, overload
 
 import msgspec
 
+from jobq._exact import DECLARE, DEEPEST, Format, Trail, children, place_of, proves_exact, same
 from jobq.checks import shown
 from jobq.errors import ConfigError, SerializationError
-from jobq.exact import DECLARE, DEEPEST, Format, Trail, children, place_of, proves_exact, same
 
 T = TypeVar("T")
 

@@ -52,9 +52,9 @@ Invariants
 4.  **Attempts are counted at claim**, in the step that takes the job, so a job that kills its worker cannot run for
     ever. Giving back (settle to QUEUED) refunds the attempt: the job is ``queued`` when none is left counted, else
     ``failing``. Lapsed with ``attempts >= max_attempts`` it fails with error `WORKER_LOST`.
-5.  **Order.** Higher priority first; among equals by the moment they became ready. A job without delay is ready at
-    once, whatever any clock says. Delayed, retried, rescued and revived jobs queue anew when due; a given-back job keeps
-    its place.
+5.  **Order.** Higher priority first; equals by the moment they became ready. A job without delay is ready at
+    once, whatever any clock says. Delayed, retried, rescued and revived jobs queue anew when due; a given-back job
+    keeps its place.
 6.  **Leases lapse by the storage's own clock**, one that does not jump (see `Clock.monotonic`). A deadline further
     ahead than its own lease is long is set back to now + lease by whoever rescues. A restart of the machine lapses all.
     Until rescued, a lapsed job still reads as processing and its token is still the current one.

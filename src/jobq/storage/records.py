@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import math
 from collections.abc import Callable
@@ -219,8 +220,5 @@ def call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arg
     if running_loop() is loop:
         function(*arguments)
         return
-    try:
+    with contextlib.suppress(RuntimeError):  # The loop was closed: its waiters are gone.
         loop.call_soon_threadsafe(function, *arguments)
-    except RuntimeError:  # The loop was closed: its waiters are gone.
-        pass
-

@@ -1,0 +1,96 @@
+# What a contributor runs. `make help` lists it; `make check` is what CI runs.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The Python that the environment is made with, and where the environment lies.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+# Processes that share the tests; 0 runs them in one process, in the order of SEED.
+WORKERS ?= 2
+# The storage to test; empty means every one.
+STORAGE ?=
+# The random order to repeat, as pytest printed it; empty means a new one.
+SEED ?=
+# More words for pytest, such as a path or -k.
+ARGS ?=
+# Words for the benchmarks.
+BENCH ?=
+
+PYTEST = $(PY) -m pytest $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadgroup) \
+	$(if $(SEED),--randomly-seed=$(SEED)) $(if $(STORAGE),--storage $(STORAGE))
+INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-input
+TYPED = src $(wildcard examples) tests/typing
+
+.PHONY: help
+help: ## List what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14 | sed 's/^/  make /'
+
+.PHONY: demo
+demo: $(VENV)/installed-cli ## Show the queue at work, and survive a killed worker
+	@$(PY) examples/demo.py
+
+.PHONY: test
+test: $(VENV)/installed-dev ## Run the tests; STORAGE=memory|file for one storage, SEED=… to repeat an order
+	@$(PYTEST) $(ARGS)
+
+.PHONY: test-all
+test-all: ## Run the tests on every Python 3.11 to 3.13 that is found
+	@pythons="$$(bash tools/pythons)"; \
+	while IFS=' ' read -r version python; do \
+		printf '== Python %s\n' "$$version"; \
+		$(MAKE) --no-print-directory test VENV=".venv-$$version" PYTHON="$$python" </dev/null; \
+	done <<<"$$pythons"
+
+.PHONY: check
+check: lint types house ## Everything that must hold before a change lands: format, lint, types, house rules, tests
+	@$(MAKE) --no-print-directory test
+
+.PHONY: lint
+lint: $(VENV)/installed-dev ## Check the format and the usual mistakes
+	@$(PY) -m ruff format --check --quiet . || { echo 'Not formatted: run `make format`.' >&2; exit 1; }
+	@$(PY) -m ruff check --quiet .
+
+.PHONY: types
+types: $(VENV)/installed-dev ## Check the types, strictly
+	@$(PY) -m mypy $(TYPED)
+
+.PHONY: house
+house: $(VENV)/installed-dev ## Check the house rules: floors, sizes, names, exports, documents
+	@$(PY) -m pytest -q -p no:randomly tests/house
+
+.PHONY: bench
+bench: $(VENV)/installed-dev ## Measure throughput and request/response; BENCH=… for options
+	@$(PY) -m benchmarks $(BENCH)
+
+.PHONY: format
+format: $(VENV)/installed-dev ## Format the code and sort the imports
+	@$(PY) -m ruff check --quiet --select I --fix . && $(PY) -m ruff format .
+
+.PHONY: clean
+clean: ## Remove environments, caches and builds
+	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment is made once, and filled again only when pyproject.toml has changed since.
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "$(PYTHON) is not a Python 3.11 or newer ($$($(PYTHON) --version 2>&1 | head -n 1))." >&2; \
+		echo "Name one, for example: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version) …" >&2
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "No environment could be made; on Debian and Ubuntu, install python3-venv." >&2; exit 1; }
+
+$(VENV)/installed-cli: pyproject.toml | $(PY)
+	@echo "Installing jobq and its command into $(VENV) …" >&2
+	@$(INSTALL) --editable '.[cli]'
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(PY)
+	@echo "Installing jobq and what its tests need into $(VENV) …" >&2
+	@$(INSTALL) --editable '.[cli,dev]'
+	@touch $(VENV)/installed-cli $@
