@@ -111,8 +111,7 @@ class Queue(Generic[P, R]):
         self._storage = storage
         self._namespace = storage.namespace(self.name)
         lease = check_seconds("visibility_timeout", visibility_timeout, zero=False)
-        if loop_stall_limit is None:
-            loop_stall_limit = max(2 * lease, 60.0)
+        stall_limit = max(2 * lease, 60.0) if loop_stall_limit is None else loop_stall_limit
         self._worker_options = WorkerOptions(
             queue=self.name,
             worker_id=self.worker_id,
@@ -120,7 +119,7 @@ class Queue(Generic[P, R]):
             block_timeout=check_seconds("block_timeout", block_timeout, zero=False),
             lease=lease,
             job_timeout=check_optional_seconds("job_timeout", job_timeout, zero=False),
-            loop_stall_limit=check_seconds("loop_stall_limit", loop_stall_limit, zero=False),
+            loop_stall_limit=check_seconds("loop_stall_limit", stall_limit, zero=False),
         )
         self._producer_options = ProducerOptions(
             max_attempts=check_integer("max_attempts", max_attempts, least=1, most=MOST_ATTEMPTS),
@@ -465,7 +464,8 @@ class Queue(Generic[P, R]):
         return f"<Queue {self.name!r} on {self._storage!r}>"
 
     def __del__(self) -> None:
-        if getattr(self, "_open", None) is not None:
+        opened = getattr(self, "_open", None)
+        if opened is not None and opened.pid == os.getpid():
             warnings.warn(f"queue {self.name!r} was never stopped", ResourceWarning, stacklevel=2)
 
     # Within.
@@ -475,6 +475,11 @@ class Queue(Generic[P, R]):
         if opened is None:
             raise QueueClosedError(
                 f"queue {self.name!r} is not started, or was stopped: await queue.start(), or use `async with queue:`"
+            )
+        if os.getpid() != opened.pid:
+            raise JobQueueError(
+                f"queue {self.name!r} was started before a fork: make one of your own in the child process",
+                code="FORKED",
             )
         if asyncio.get_running_loop() is not self._loop:
             raise self._wrong_loop()
@@ -573,6 +578,7 @@ class _Open(Generic[P, R]):
         self.nonces = nonces
         self.worker: Worker | None = None
         self.closed = asyncio.Event()
+        self.pid = os.getpid()
 
 
 def _default_label() -> str:

@@ -1,0 +1,147 @@
+"""One stored job as FileStorage's transitions see it: a row of the table ``jobs``, without its payload.
+
+The rules that need one record only are here; what needs the table is in `jobq.storage.transitions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from jobq.errors import StorageCorruptError
+from jobq.job import Snapshot, State
+from jobq.storage.contract import LINGER, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
+
+STATES = (State.QUEUED, State.FAILING, State.PROCESSING, State.COMPLETED, State.FAILED, State.CANCELLED)
+NUMBER_OF = {state: number for number, state in enumerate(STATES)}
+"""How a state is stored. Waiting states are the smallest, because the indexes of file.sql say ``state <= 1``."""
+SETTLED = (Settled.APPLIED, Settled.CANCELLED)
+UNKNOWN = object()
+"""What `Row.answered` says of a nonce that it does not remember."""
+
+_ADDED, _STATE, _SETTLED = 0, 1, 2
+_Remembered = dict[str, tuple[int, str | None, float]]
+
+
+class Row(msgspec.Struct):
+    """The columns of a job, in the order in which they are read; see file.sql for what they mean."""
+
+    number: int
+    id: str
+    generation: str
+    state: State
+    attempts: int
+    max_attempts: int
+    priority: int
+    place: int
+    due: float | None
+    created_at: float
+    result_ttl: float
+    started_at: float | None
+    finished_at: float | None
+    expires_at: float | None
+    token: str | None
+    lease: float
+    lease_until: float | None
+    cancel_asked: int
+    settled_token: str | None
+    settled_as: int | None
+    worker: str | None
+    recent: bytes | None
+    replies: str | None
+    result: bytes | None = None
+    error: bytes | None = None
+
+    def absent(self, now: float) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
+    def note(self, reply_to: str | None) -> bool:
+        """Add an address to be told; True if that changed anything."""
+        addresses = self.addresses
+        if reply_to is None or self.state.terminal or reply_to in addresses:
+            return False
+        self.replies = "\n".join((*addresses, reply_to))
+        return True
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(self.replies.split("\n")) if self.replies else ()
+
+    def answered(self, nonce: str, now: float) -> object:
+        """Return what a request was answered within the last `LINGER` seconds, or `UNKNOWN`."""
+        if self.recent is None:
+            return UNKNOWN
+        kind, value, at = self._remembered().get(nonce, (_ADDED, None, float("-inf")))
+        if at <= now - LINGER:
+            return UNKNOWN
+        if kind == _ADDED:
+            return None
+        return State(value) if kind == _STATE else Settled(value)
+
+    def remember(self, nonce: str, answer: State | Settled | None, now: float) -> None:
+        kept = {key: value for key, value in self._remembered().items() if value[2] > now - LINGER}
+        kind = _ADDED if answer is None else _STATE if isinstance(answer, State) else _SETTLED
+        kept[nonce] = (kind, answer, now)
+        self.recent = msgspec.msgpack.encode(kept)
+
+    def hand_on(self, now: float) -> bytes | None:
+        """Return what the record that replaces this one must still remember, as a ``recent`` column."""
+        self.remember(self.generation, None, now)
+        if self.settled_token is not None:
+            self.remember(self.settled_token, SETTLED[self.settled_as or 0], now)
+        return self.recent
+
+    def finish(self, state: State, now: float, ttl: float) -> None:
+        """Make it terminal; what is told to whom is the caller's business."""
+        self.state = state
+        self.finished_at = now
+        self.expires_at = now + ttl
+        self.cancel_asked = 0
+        self.replies = None
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            self.id,
+            self.generation,
+            self.state,
+            self.attempts,
+            self.max_attempts,
+            self.created_at,
+            self.place / 1e6 if self.due is None else self.due,
+            self.result_ttl,
+            self.priority,
+            self.started_at,
+            self.finished_at,
+            self.expires_at,
+            self.result,
+            self.error,
+            self.worker,
+            bool(self.cancel_asked),
+        )
+
+    def hint(self, kind: HintKind) -> Hint:
+        small = len(self.result or self.error or b"") <= PUSHED_RESULT_LIMIT
+        return Hint(kind, self.id, self.generation, self.snapshot() if small else None)
+
+    def _remembered(self) -> _Remembered:
+        return {} if self.recent is None else msgspec.msgpack.decode(self.recent, type=_Remembered)
+
+
+COLUMNS = ", ".join(Row.__struct_fields__)
+LIGHT_COLUMNS = ", ".join(Row.__struct_fields__[:-2])
+"""Without result and error, which no decision depends on."""
+
+
+def read_row(columns: Sequence[Any]) -> Row:
+    """Return a row, or raise for a record that makes no sense."""
+    row = Row(*columns)
+    try:
+        row.state = STATES[columns[3]]
+    except (IndexError, TypeError) as error:
+        raise StorageCorruptError(
+            f"the stored record of job {row.id!r} is damaged (state {columns[3]!r}): restore the file from a backup, "
+            "or let the record expire"
+        ) from error
+    return row

@@ -1,0 +1,180 @@
+"""Hints between processes: unix datagrams between sockets in one directory.
+
+A hint is lossy by nature: a full socket is tried again for 100 ms and then left, a dead one is removed, garbage is
+ignored, and where sockets are impossible there is none of this and everybody polls.
+
+A socket's path is limited to about 100 bytes, so it is addressed through the directory's descriptor. An idle worker
+leaves a marker file; who unlinks it owns the right and the duty to wake that worker: one, not all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobq.storage.contract import Hint
+
+Message = tuple[str, list[tuple[str, Hint]]]
+"""A queue's name, and hints, each with the secret of the watch that it is for (empty: for all of the queue)."""
+
+_MOST_BYTES = 100 * 1024
+_TRY_FOR = 0.1
+_TRY_EVERY = 0.005
+_SOCKET, _IDLE = "s-", "idle-"
+_DECODER = msgspec.msgpack.Decoder(Message | str)
+
+
+class HintSocket:
+    """This storage object's socket, and the way to those of others."""
+
+    def __init__(
+        self, directory: Path, name: str, heard: Callable[[str, str, Hint], None], woken: Callable[[str], None]
+    ) -> None:
+        self.name = _SOCKET + name
+        self._path = directory
+        self._heard = heard
+        self._woken = woken
+        self._loop = asyncio.get_running_loop()
+        self._directory = -1
+        self._socket: socket.socket | None = None
+
+    def open(self) -> bool:
+        """Bind and listen; False where that is impossible."""
+        try:
+            self._path.mkdir(0o700, exist_ok=True)
+            self._directory = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            self._socket.bind(self._address(self.name))
+            self._remove_dead()
+        except (OSError, AttributeError):
+            self.close()
+            return False
+        self._loop.add_reader(self._socket.fileno(), self._read)
+        return True
+
+    def close(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError, RuntimeError, ValueError):
+                self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+        if self._directory >= 0:
+            self._forget(self.name)
+            os.close(self._directory)
+            self._directory = -1
+
+    def send(self, name: str, queue: str, hints: list[tuple[str, Hint]]) -> None:
+        """Send hints to one socket, in as few datagrams as fit."""
+        some: list[tuple[str, Hint]] = []
+        size = 0
+        for secret, hint in hints:
+            snapshot = hint.snapshot
+            length = 512 + len(hint.id) + (len(snapshot.result or snapshot.error or b"") if snapshot else 0)
+            if some and size + length > _MOST_BYTES:
+                self._send(name, msgspec.msgpack.encode((queue, some)))
+                some, size = [], 0
+            some.append((secret, hint))
+            size += length
+        if some:
+            self._send(name, msgspec.msgpack.encode((queue, some)))
+
+    def send_to_all(self, queue: str, hints: list[Hint]) -> None:
+        for name in self._names(_SOCKET):
+            if name != self.name:
+                self.send(name, queue, [("", hint) for hint in hints])
+
+    def mark_idle(self, queue: int, until: float, number: int) -> str:
+        """Leave a marker that says that a worker sleeps until then, and return its name."""
+        marker = f"{_IDLE}{queue}-{int(until * 1000)}-{number}-{self.name}"
+        with contextlib.suppress(OSError):
+            os.close(os.open(marker, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=self._directory))
+        return marker
+
+    def unmark(self, marker: str) -> bool:
+        """Remove a marker; True if it was still there."""
+        try:
+            os.unlink(marker, dir_fd=self._directory)
+        except OSError:
+            return False
+        return True
+
+    def wake_one(self, queue: int, before: float | None = None) -> bool:
+        """Wake one idle worker of another process; with ``before`` only if all of them would sleep longer."""
+        prefix = f"{_IDLE}{queue}-"
+        idle = [(marker, marker.split("-", 4)) for marker in self._names(prefix)]
+        idle = [(marker, parts) for marker, parts in idle if len(parts) == 5 and parts[4] != self.name]
+        if before is not None and any(int(parts[2]) <= before * 1000 for _, parts in idle):
+            return False
+        for marker, parts in idle:
+            if self.unmark(marker) and self._send(parts[4], msgspec.msgpack.encode(marker)):
+                return True
+        return False
+
+    def _names(self, prefix: str) -> list[str]:
+        if self._directory < 0:
+            return []
+        try:
+            return sorted(name for name in os.listdir(self._directory) if name.startswith(prefix))
+        except OSError:
+            return []
+
+    def _send(self, name: str, data: bytes, give_up_at: float | None = None) -> bool:
+        """Send without waiting; False if the receiver is dead."""
+        if self._socket is None or not name.startswith(_SOCKET) or "/" in name:
+            return False
+        try:
+            self._socket.sendto(data, self._address(name))
+        except (ConnectionRefusedError, FileNotFoundError):
+            self._forget(name)
+            return False
+        except OSError as error:
+            now = time.monotonic()
+            give_up_at = now + _TRY_FOR if give_up_at is None else give_up_at
+            if isinstance(error, BlockingIOError) and now < give_up_at:
+                self._loop.call_later(_TRY_EVERY, self._send, name, data, give_up_at)
+        return True
+
+    def _read(self) -> None:
+        for _ in range(64):
+            if self._socket is None:
+                return
+            try:
+                data = self._socket.recv(2 * _MOST_BYTES)
+                message: Any = _DECODER.decode(data)
+            except (BlockingIOError, InterruptedError):
+                return
+            except (OSError, msgspec.MsgspecError, ValueError):
+                continue  # Anybody with access to the directory can send anything.
+            if isinstance(message, str):
+                self._woken(message)
+                continue
+            queue, hints = message
+            for secret, hint in hints:
+                self._heard(queue, secret, hint)
+
+    def _remove_dead(self) -> None:
+        for name in self._names(_SOCKET):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
+                try:
+                    probe.connect(self._address(name))
+                except ConnectionRefusedError:
+                    self._forget(name)
+                except OSError:
+                    continue
+
+    def _forget(self, name: str) -> None:
+        """Remove a socket and the markers of its workers."""
+        for marker in [name, *(marker for marker in self._names(_IDLE) if marker.endswith(f"-{name}"))]:
+            with contextlib.suppress(OSError):
+                os.unlink(marker, dir_fd=self._directory)
+
+    def _address(self, name: str) -> str:
+        return f"/proc/self/fd/{self._directory}/{name}"

@@ -1,0 +1,458 @@
+"""FileStorage's transitions: each verb of the contract as plain SQL, within a transaction that its caller opened.
+
+The plan of every verb is the same: read the rows that it names in one statement, decide in Python by the rules that
+`jobq.storage.memory` spells out, write all decisions of one kind in one ``executemany``. The write lock is held from
+before the first read, so nothing changes in between. What others must hear of is gathered and told after the commit.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from jobq.clock import Clock
+from jobq.errors import StorageCorruptError
+from jobq.job import Claim, NewJob, Settlement, State
+from jobq.storage.contract import (
+    LINGER,
+    WORKER_LOST,
+    AddAnswer,
+    Claimed,
+    GetAnswer,
+    Held,
+    HeldAnswer,
+    Hint,
+    HintKind,
+    Ref,
+    Rescue,
+    Rescued,
+    SettleAnswer,
+    Settled,
+)
+from jobq.storage.rows import COLUMNS, LIGHT_COLUMNS, NUMBER_OF, SETTLED, UNKNOWN, Row, read_row
+
+_COMPLETED, _FAILED, _CANCELLED = (NUMBER_OF[s] for s in (State.COMPLETED, State.FAILED, State.CANCELLED))
+_PROCESSING, _FAILING = NUMBER_OF[State.PROCESSING], NUMBER_OF[State.FAILING]
+_MOST_IDS = 256
+_ON_THE_WAY = 100
+"""How many lapsed leases a claim ends beside those that it may take."""
+
+_INSERT = """
+    INSERT INTO jobs (queue, id, generation, state, max_attempts, priority, place, due, created_at, result_ttl,
+        recent, replies, payload)
+    VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+_TAKE = """
+    UPDATE jobs SET state = 2, attempts = attempts + 1, worker = ?, token = ?, lease = ?, lease_until = ?,
+        started_at = ? WHERE number = ?"""
+_UNLEASE = "token = NULL, lease_until = NULL, settled_token = token, settled_as = "
+_END = f"""
+    UPDATE jobs SET state = ?1, result = ?2, error = ?3, finished_at = ?4, expires_at = ?5, cancel_asked = 0,
+        replies = NULL, payload = CASE ?1 WHEN {_FAILED} THEN payload ELSE x'' END, {_UNLEASE} ?6 WHERE number = ?7"""
+_RETURN = f"UPDATE jobs SET state = 1, error = ?, place = ?, due = ?, {_UNLEASE} 0 WHERE number = ?"
+_GIVE_BACK = f"UPDATE jobs SET state = ?, attempts = ?, {_UNLEASE} 0 WHERE number = ?"
+_KEPT = [name for name in Row.__struct_fields__ if name not in ("number", "id", "priority", "max_attempts")]
+_SAVE = f"""
+    UPDATE jobs SET {", ".join(f"{name} = ?" for name in _KEPT)},
+        payload = CASE WHEN ? THEN x'' ELSE payload END WHERE number = ?"""
+
+
+class Transitions:
+    """The verbs on one queue; one object for each operation."""
+
+    def __init__(self, connection: sqlite3.Connection, queue: int, clock: Clock) -> None:
+        self._run = connection.execute
+        self._run_many = connection.executemany
+        self._queue = queue
+        self._clock = clock
+        self._now = clock.now()
+        self._monotonic = clock.monotonic()
+        self._counter: int | None = None
+        self.hints: list[tuple[tuple[str, ...] | None, Hint]] = []
+        """To be told after the commit; without addresses to every watch of the queue."""
+        self.ready = 0
+        """How many sleepers should be woken."""
+        self.earlier: float | None = None
+        """Seconds until something falls due or lapses that sleepers may not know of."""
+
+    def finish(self) -> None:
+        """Write what is written once per operation."""
+        if self._counter is not None:
+            self._run("UPDATE queues SET counter = ? WHERE number = ?", (self._counter, self._queue))
+
+    def add(self, jobs: Sequence[NewJob]) -> list[AddAnswer]:
+        now = self._now
+        places = range(self._count(len(jobs)), 0x7FFFFFFFFFFFFFFF)
+        new = [self._new(job, place, None) for job, place in zip(jobs, places, strict=False)]
+        answers: list[AddAnswer] = [None] * len(jobs)
+        if self._run_many(_INSERT, new).rowcount != len(jobs):
+            rows = self._rows((job.id for job in jobs), COLUMNS)
+            answers = [self._add_held(job, rows, values) for job, values in zip(jobs, new, strict=True)]
+        for job, answer in zip(jobs, answers, strict=True):
+            if answer is None:
+                self._announce(job.delay)
+        self._now = now
+        return answers
+
+    def claim(self, worker_id: str, lease: float, limit: int, nonce: str) -> Claimed:
+        repeated = self._repeated_claim(nonce)
+        if repeated is not None:
+            return Claimed(repeated, [], self.due_in())
+        rescued = self._rescue(limit + _ON_THE_WAY)
+        self._promote()
+        found = self._run(
+            """SELECT number, id, generation, payload, attempts + 1, max_attempts, created_at, result_ttl
+            FROM jobs INDEXED BY ready WHERE queue = ? AND state <= 1 AND due IS NULL
+            ORDER BY priority DESC, place LIMIT ?""",
+            (self._queue, limit),
+        ).fetchall()
+        claims: list[Claim] = []
+        if found:
+            claims = self._take(found, worker_id, lease, nonce)
+        due_in = self.due_in()
+        if due_in == 0.0:
+            self.ready += 1  # One worker wakes the next, so that an add wakes no herd.
+        elif found:
+            self.earlier = lease
+        return Claimed(claims, rescued, due_in)
+
+    def extend(self, claims: Sequence[tuple[str, str]], lease: float) -> list[HeldAnswer]:
+        rows = self._rows((id for id, _ in claims), LIGHT_COLUMNS)
+        until = self._monotonic + lease
+        answers: list[HeldAnswer] = []
+        extended: set[int] = set()
+        for id, token in claims:
+            row = rows.get(id)
+            if isinstance(row, StorageCorruptError):
+                answers.append(row)
+            elif row is None or row.token != token:
+                answers.append(Held.LOST)
+            else:
+                if until > (row.lease_until or 0.0):
+                    extended.add(row.number)
+                answers.append(Held.CANCEL_ASKED if row.cancel_asked else Held.HELD)
+        self._run_many(
+            "UPDATE jobs SET lease = ?, lease_until = ? WHERE number = ?", [(lease, until, n) for n in extended]
+        )
+        return answers
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[SettleAnswer]:
+        rows = self._rows((settlement.id for settlement in settlements), LIGHT_COLUMNS)
+        writes: dict[str, list[tuple[Any, ...]]] = {_END: [], _RETURN: [], _GIVE_BACK: []}
+        answers = [self._settle(settlement, rows.get(settlement.id), writes) for settlement in settlements]
+        for statement, values in writes.items():
+            if values:
+                self._run_many(statement, values)
+        return answers
+
+    def cancel(self, id: str, running: bool, nonce: str) -> State | None:
+        def change(row: Row) -> None:
+            if row.state.waiting:
+                row.due = None
+                row.error = None
+                self._end(row, State.CANCELLED, 0.0)
+            elif row.state is State.PROCESSING and running:
+                row.cancel_asked = 1
+                self._tell_all(HintKind.CANCEL_ASKED, row)
+
+        return self._once(id, nonce, change)
+
+    def revive(self, id: str, nonce: str) -> State | None:
+        def change(row: Row) -> None:
+            if row.state is not State.FAILED:
+                return
+            row.remember(row.generation, None, self._now)
+            row.generation = nonce
+            row.state, row.attempts = State.QUEUED, 0
+            row.error = row.started_at = row.finished_at = row.expires_at = row.replies = None
+            row.place = self._count()
+            self._announce(0.0)
+
+        return self._once(id, nonce, change)
+
+    def retain(self, id: str, ttl: float, nonce: str) -> State | None:
+        def change(row: Row) -> None:
+            if row.state.terminal:
+                row.expires_at = self._now + ttl
+
+        return self._once(id, nonce, change)
+
+    def rescue(self, limit: int) -> Rescue:
+        return Rescue(self._rescue(limit), self._lapses_in())
+
+    def prune(self, limit: int) -> int:
+        self._run("DELETE FROM claims WHERE queue = ? AND at < ?", (self._queue, self._monotonic - LINGER))
+        return self._run(
+            """DELETE FROM jobs WHERE number IN (SELECT number FROM jobs INDEXED BY expiring
+            WHERE queue = ? AND expires_at <= ? ORDER BY expires_at LIMIT ?)""",
+            (self._queue, self._now - LINGER, limit),
+        ).rowcount
+
+    def get(self, refs: Sequence[Ref]) -> list[GetAnswer]:
+        rows = self._rows((ref.id for ref in refs), COLUMNS)
+        return [self._get(ref, rows.get(ref.id)) for ref in refs]
+
+    def hold(self, name: str, owner: str, ttl: float) -> bool:
+        return (
+            self._run(
+                """INSERT INTO locks VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET owner = ?3, until = ?4
+                WHERE owner = ?3 OR until <= ?5""",
+                (self._queue, name, owner, self._monotonic + ttl, self._monotonic),
+            ).rowcount
+            == 1
+        )
+
+    def release(self, name: str, owner: str) -> None:
+        self._run("DELETE FROM locks WHERE queue = ? AND name = ? AND owner = ?", (self._queue, name, owner))
+
+    def due_in(self) -> float | None:
+        """Return seconds until something may be claimed, as `Claimed.next_in` has it."""
+        waits = self._run(
+            "SELECT 1 FROM jobs INDEXED BY ready WHERE queue = ? AND state <= 1 AND due IS NULL LIMIT 1", (self._queue,)
+        ).fetchall()
+        if waits:
+            return 0.0
+        (due,) = self._run(
+            "SELECT min(due) FROM jobs INDEXED BY later WHERE queue = ? AND due IS NOT NULL", (self._queue,)
+        ).fetchone()
+        due_in = None if due is None else max(0.0, due - self._now)
+        return min((seconds for seconds in (due_in, self._lapses_in()) if seconds is not None), default=None)
+
+    # Steps that the verbs are made of.
+
+    def _new(self, job: NewJob, place: int, recent: bytes | None) -> tuple[Any, ...]:
+        return (
+            self._queue, job.id, job.nonce, job.max_attempts, job.priority, place,
+            self._now + job.delay if job.delay > 0.0 else None, self._now, job.result_ttl, recent, job.reply_to,
+            job.payload,
+        )  # fmt: skip
+
+    def _add_held(self, job: NewJob, rows: dict[str, Row | StorageCorruptError], values: tuple[Any, ...]) -> AddAnswer:
+        """Answer an add whose id may have been held, by somebody else or by this very request."""
+        row = rows[job.id]
+        if isinstance(row, StorageCorruptError):
+            return row
+        if row.generation == job.nonce or row.answered(job.nonce, self._now) is not UNKNOWN:
+            return None
+        if not row.absent(self._now):
+            self._note(row, job.reply_to)
+            return row.snapshot()
+        self._run("DELETE FROM jobs WHERE number = ?", (row.number,))
+        self._run(_INSERT, (*values[:9], row.hand_on(self._now), *values[10:]))
+        rows.update(self._rows((job.id,), COLUMNS))
+        return None
+
+    def _take(self, found: list[Any], worker_id: str, lease: float, nonce: str) -> list[Claim]:
+        first, random = self._count(len(found)), self._clock.random_bytes(8).hex()
+        until, now = self._monotonic + lease, self._now
+        claims: list[Claim] = []
+        values: list[tuple[Any, ...]] = []
+        for counter, (number, id, *rest) in enumerate(found, first):
+            token = f"{counter}-{random}"
+            claims.append(Claim(id, token, *rest))
+            values.append((worker_id, token, lease, until, now, number))
+        self._run_many(_TAKE, values)
+        numbers = msgspec.msgpack.encode([row[0] for row in found])
+        self._run(
+            "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (self._queue, nonce.rpartition(".")[0], nonce, self._monotonic, first, random, numbers),
+        )
+        return claims
+
+    def _repeated_claim(self, nonce: str) -> list[Claim] | None:
+        """Return those of an earlier claim's claims that still stand, if this is the same request."""
+        last = self._run(
+            "SELECT first, random, numbers FROM claims WHERE queue = ? AND session = ? AND nonce = ?",
+            (self._queue, nonce.rpartition(".")[0], nonce),
+        ).fetchone()
+        if last is None:
+            return None
+        first, random, numbers = last
+        claims: list[Claim] = []
+        for counter, number in enumerate(msgspec.msgpack.decode(numbers, type=list[int]), first):
+            still = self._run(
+                """SELECT id, token, generation, payload, attempts, max_attempts, created_at, result_ttl FROM jobs
+                WHERE number = ? AND token = ?""",
+                (number, f"{counter}-{random}"),
+            ).fetchall()
+            claims += (Claim(*columns) for columns in still)
+        return claims
+
+    def _settle(
+        self, settlement: Settlement, row: Row | StorageCorruptError | None, writes: dict[str, list[tuple[Any, ...]]]
+    ) -> SettleAnswer:
+        if row is None:
+            return Settled.LOST
+        if isinstance(row, StorageCorruptError):
+            return row
+        if row.token != settlement.token:
+            if row.settled_token == settlement.token:
+                return SETTLED[row.settled_as or 0]
+            answer = row.answered(settlement.token, self._now)
+            return answer if isinstance(answer, Settled) else Settled.LOST
+        cancelled = bool(row.cancel_asked)
+        row.token, row.settled_token, row.settled_as = None, settlement.token, int(cancelled)
+        if cancelled:
+            self._write_end(row, Settlement(row.id, "", State.COMPLETED), _CANCELLED, writes)
+            return Settled.CANCELLED
+        if settlement.state is State.QUEUED:
+            row.attempts -= 1
+            writes[_GIVE_BACK].append((int(row.attempts > 0), row.attempts, row.number))
+            self._announce(0.0)
+        elif settlement.state is State.FAILING:
+            place, due = self._when(settlement.delay, row)
+            writes[_RETURN].append((settlement.error, place, due, row.number))
+        else:
+            self._write_end(row, settlement, NUMBER_OF[settlement.state], writes)
+        return Settled.APPLIED
+
+    def _write_end(
+        self, row: Row, settlement: Settlement, state: int, writes: dict[str, list[tuple[Any, ...]]]
+    ) -> None:
+        now, kind = self._now, HintKind.CANCELLED if state == _CANCELLED else HintKind.SETTLED
+        ended = (state, settlement.result, settlement.error, now, now + settlement.ttl, int(state == _CANCELLED))
+        writes[_END].append((*ended, row.number))
+        if row.replies:
+            row.result, row.error = settlement.result, settlement.error
+            addresses = row.addresses
+            final = State.CANCELLED if state == _CANCELLED else settlement.state
+            row.finish(final, now, settlement.ttl)
+            self.hints.append((addresses, row.hint(kind)))
+
+    def _end(self, row: Row, state: State, ttl: float) -> None:
+        addresses = row.addresses
+        row.finish(state, self._now, ttl)
+        if addresses:
+            kind = HintKind.CANCELLED if state is State.CANCELLED else HintKind.SETTLED
+            self.hints.append((addresses, row.hint(kind)))
+
+    def _once(self, id: str, nonce: str, change: Callable[[Row], None]) -> State | None:
+        """Apply a change unless the nonce was answered before; answer with the state found."""
+        row = self._rows((id,), COLUMNS).get(id)
+        if isinstance(row, StorageCorruptError):
+            raise row
+        if row is None:
+            return None
+        answer = row.answered(nonce, self._now)
+        if isinstance(answer, State):
+            return answer
+        if row.absent(self._now):
+            return None
+        found = row.state
+        change(row)
+        row.remember(nonce, found, self._now)
+        self._save(row)
+        return found
+
+    def _get(self, ref: Ref, row: Row | StorageCorruptError | None) -> GetAnswer:
+        if row is None or isinstance(row, StorageCorruptError):
+            return row
+        if row.absent(self._now) and row.generation != ref.generation:
+            return None
+        self._note(row, ref.reply_to)
+        return row.snapshot()
+
+    def _rescue(self, limit: int) -> list[Rescued]:
+        self._set_back()
+        lapsed = self._run(
+            f"""SELECT {COLUMNS} FROM jobs INDEXED BY leased
+            WHERE queue = ? AND lease_until <= ? ORDER BY lease_until, number LIMIT ?""",
+            (self._queue, self._monotonic, limit),
+        ).fetchall()
+        rescued: list[Rescued] = []
+        for row in map(read_row, lapsed):
+            row.token = row.lease_until = None
+            if row.cancel_asked:
+                row.error = None
+                self._end(row, State.CANCELLED, 0.0)
+            elif row.attempts >= row.max_attempts:
+                row.error = WORKER_LOST
+                self._end(row, State.FAILED, row.result_ttl)
+            else:
+                row.state = State.FAILING
+                row.place = self._count()
+                self._announce(0.0)
+            self._save(row)
+            rescued.append(Rescued(row.id, row.generation, row.state, row.attempts))
+            self._tell_all(HintKind.RESCUED, row)
+        return rescued
+
+    def _set_back(self) -> None:
+        """Bound each lease by its own length, should the clock have jumped back."""
+        first = self._run(
+            """SELECT lease_until - lease FROM jobs INDEXED BY leased WHERE queue = ? AND lease_until IS NOT NULL
+            ORDER BY lease_until LIMIT 1""",
+            (self._queue,),
+        ).fetchone()
+        if first is not None and first[0] > self._monotonic:
+            self._run(
+                """UPDATE jobs SET lease_until = ?1 + lease
+                WHERE queue = ?2 AND lease_until IS NOT NULL AND lease_until - lease > ?1""",
+                (self._monotonic, self._queue),
+            )
+
+    def _promote(self) -> None:
+        """Make due jobs ready, in the place that their due time gives them."""
+        self._run(
+            "UPDATE jobs SET place = CAST(due * 1e6 AS INTEGER), due = NULL WHERE queue = ? AND due <= ?",
+            (self._queue, self._now),
+        )
+
+    def _when(self, delay: float, row: Row) -> tuple[int, float | None]:
+        """Return place and due time of a job that is to run again."""
+        self._announce(delay)
+        return (row.place, self._now + delay) if delay > 0.0 else (self._count(), None)
+
+    def _announce(self, delay: float) -> None:
+        if delay <= 0.0:
+            self.ready += 1
+        elif self.earlier is None or delay < self.earlier:
+            self.earlier = delay
+
+    def _count(self, many: int = 1) -> int:
+        """Return the first of as many new counters; see invariant 2."""
+        if self._counter is None:
+            (self._counter,) = self._run("SELECT counter FROM queues WHERE number = ?", (self._queue,)).fetchone()
+        first = max(self._counter + 1, int(self._now * 1e6))
+        self._counter = first + many - 1
+        return first
+
+    def _lapses_in(self) -> float | None:
+        (until,) = self._run(
+            "SELECT min(lease_until) FROM jobs INDEXED BY leased WHERE queue = ? AND lease_until IS NOT NULL",
+            (self._queue,),
+        ).fetchone()
+        return None if until is None else max(0.0, until - self._monotonic)
+
+    def _note(self, row: Row, reply_to: str | None) -> None:
+        if row.note(reply_to):
+            self._run("UPDATE jobs SET replies = ? WHERE number = ?", (row.replies, row.number))
+
+    def _tell_all(self, kind: HintKind, row: Row) -> None:
+        self.hints.append((None, Hint(kind, row.id, row.generation, None, row.attempts)))
+
+    def _rows(self, ids: Iterable[str], columns: str) -> dict[str, Row | StorageCorruptError]:
+        wanted = list(ids)
+        rows: dict[str, Row | StorageCorruptError] = {}
+        for start in range(0, len(wanted), _MOST_IDS):
+            some = wanted[start : start + _MOST_IDS]
+            # Of few different lengths, so that few different statements are prepared.
+            length = 1 << (len(some) - 1).bit_length()
+            some += some[-1:] * (length - len(some))
+            marks = ",".join("?" * length)
+            found = self._run(
+                f"SELECT {columns} FROM jobs INDEXED BY by_id WHERE queue = ? AND id IN ({marks})", (self._queue, *some)
+            ).fetchall()
+            for values in found:
+                try:
+                    rows[values[1]] = read_row(values)
+                except StorageCorruptError as error:
+                    rows[values[1]] = error
+        return rows
+
+    def _save(self, row: Row) -> None:
+        values = [getattr(row, name) for name in _KEPT]
+        values[_KEPT.index("state")] = NUMBER_OF[row.state]
+        self._run(_SAVE, (*values, row.state in (State.COMPLETED, State.CANCELLED), row.number))
