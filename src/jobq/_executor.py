@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from jobq._failure import describe, encode_error, failure
+from jobq._failure import code_of, describe, encode_error, failure
 from jobq._running import Running
 from jobq._threads import Threads
 from jobq.checks import check_seconds
@@ -86,9 +86,9 @@ class Executor(Generic[P, R]):
                 value = await self._threads.submit(self._handler, job)
             else:
                 value = await self._handler(job)
-        except GeneratorExit:
-            raise
         except BaseException as error:
+            if _closed(running, error):
+                raise
             _forget_cancellation()
             return await self._judge(running, job, error)
         if running.reason == "job_timeout":
@@ -148,7 +148,7 @@ class Executor(Generic[P, R]):
         claim, ttl = running.claim, running.claim.result_ttl
         if self._after_execution is not None:
             context = self._context(running, job, "completed", value, None)
-            if await self._hook(context):
+            if await self._hook(running, context):
                 ttl = self._checked_ttl(context, ttl)
                 if context.error is not None:
                     return self._final(running, context.error, ttl)
@@ -160,7 +160,7 @@ class Executor(Generic[P, R]):
         ttl = running.claim.result_ttl
         if self._after_execution is not None and job is not None:
             context = self._context(running, job, "failed", None, error)
-            if await self._hook(context):
+            if await self._hook(running, context):
                 ttl = self._checked_ttl(context, ttl)
                 if isinstance(context.error, BaseException):
                     error = context.error
@@ -208,16 +208,16 @@ class Executor(Generic[P, R]):
             worker_id=self._worker_id,
         )
 
-    async def _hook(self, context: ExecutionContext[P, R]) -> bool:
+    async def _hook(self, running: Running, context: ExecutionContext[P, R]) -> bool:
         """Call the hook; False if it raised, and then what it changed does not count."""
         assert self._after_execution is not None
         try:
             answer = self._after_execution(context)
             if inspect.isawaitable(answer):
                 await answer
-        except GeneratorExit:
-            raise
         except BaseException as error:
+            if _closed(running, error):
+                raise
             _forget_cancellation()
             self._report(error)
             return False
@@ -263,8 +263,8 @@ def check_handler(handler: object) -> None:
 
 def _coded(error: BaseException, code: str) -> BaseException:
     """Give an error the code that its place calls for, unless it brings one of its own."""
-    own = getattr(error, "code", None)
-    if not isinstance(own, str) or own == SerializationError.code:
+    own = code_of(error)
+    if own is None or own == SerializationError.code:
         with contextlib.suppress(Exception):  # An exception with slots cannot be told.
             vars(error)["code"] = code
     return error
@@ -273,6 +273,17 @@ def _coded(error: BaseException, code: str) -> BaseException:
 def _caused(told: JobFailedError, cause: BaseException) -> JobFailedError:
     told.__cause__ = cause
     return told
+
+
+def _closed(running: Running, error: BaseException) -> bool:
+    """Whether Python is closing this coroutine from outside: then nothing may be awaited. A handler can raise it too."""
+    if not isinstance(error, GeneratorExit):
+        return False
+    try:
+        current = asyncio.current_task()
+    except RuntimeError:
+        return True
+    return current is None or (running.task is not None and current is not running.task)
 
 
 def _forget_cancellation() -> None:

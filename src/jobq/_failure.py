@@ -20,11 +20,11 @@ _decode = msgspec.json.Decoder(ErrorInfo).decode
 
 def describe(error: BaseException) -> ErrorInfo:
     """Turn an exception into data; one that cannot even be printed is described by its type."""
-    code = getattr(error, "code", None)
+    code = code_of(error)
     return ErrorInfo(
         type=type(error).__name__,
         message=_clean(text_of(error), _LONGEST_MESSAGE),
-        code=_clean(code, 256) if isinstance(code, str) else None,
+        code=None if code is None else _clean(code, 256),
         stack=_clean(_stack_of(error), _LONGEST_STACK),
     )
 
@@ -56,6 +56,15 @@ def failure(job_id: str, info: ErrorInfo, attempts: int, max_attempts: int) -> J
 
 def failure_of(snapshot: Snapshot) -> JobFailedError:
     return failure(snapshot.id, decode_error(snapshot.error or b""), snapshot.attempts, snapshot.max_attempts)
+
+
+def code_of(error: BaseException) -> str | None:
+    """Return an exception's own ``code`` if that is a text; reading it may run a stranger's code."""
+    try:
+        code = getattr(error, "code", None)
+    except Exception:
+        return None
+    return str.__str__(code) if isinstance(code, str) else None
 
 
 def text_of(error: BaseException) -> str:

@@ -104,6 +104,8 @@ class Worker:
         self._lease_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._troubled = False
+        self.until_empty = False
+        """Whether somebody waits for `drained`."""
         self.drained = asyncio.Event()
         """Set when a claim found nothing at all left to do, now or later."""
 
@@ -213,7 +215,7 @@ class Worker:
             await self._idle
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not self._stopping or (task is not None and task.cancelling()):
+            if task is not None and task.cancelling():
                 raise
         except StorageError as error:
             await self._sit_out(error)
@@ -338,6 +340,8 @@ class Worker:
         self._unsettled -= 1
         if self._unsettled == 0 or self._unsettled == 2 * self._options.concurrency:
             self._changed.set()
+        if self.until_empty and self._idle is not None and not self._unsettled and not self._running:
+            self._idle.cancel()  # What was left may have been our own: look again.
         id = running.claim.id
         if answer is Settled.APPLIED:
             self._tell(id, outcome, running.claim.attempts)

@@ -103,7 +103,7 @@ class Emitter:
     def _call(self, event: str, listener: Listener, arguments: tuple[object, ...]) -> None:
         try:
             answer = listener(*arguments)
-        except Exception as error:
+        except BaseException as error:  # Even SystemExit: it is the listener's trouble, and no job's.
             self._report(event, error)
             return
         if inspect.isawaitable(answer):
@@ -114,10 +114,12 @@ class Emitter:
     async def _follow(self, event: str, answer: Any) -> None:
         try:
             await answer
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # In a task, SystemExit would end the whole loop.
             self._report(event, error)
 
-    def _report(self, event: str, error: Exception) -> None:
+    def _report(self, event: str, error: BaseException) -> None:
         # A failing error listener must not call itself again for ever.
         if event == "error":
             self._logger.error("a listener of 'error' raised", exc_info=error)

@@ -167,7 +167,7 @@ class Queue(Generic[P, R]):
                 await self._storage.close()
                 raise
             await self._emitter.emit_and_wait("started")
-            if self._handler is not None and self._open is opened:
+            if self._handler is not None and self._open is opened and opened.worker is None:
                 self._consume(opened, self._handler)
 
     async def stop(self, timeout: float | timedelta | None = None) -> None:
@@ -230,6 +230,7 @@ class Queue(Generic[P, R]):
             if opened is not None:
                 ends = [asked, opened.closed]
                 if until_empty and opened.worker is not None:
+                    opened.worker.until_empty = True
                     ends.append(opened.worker.drained)
                 await _any_of(ends)
             await self.stop()

@@ -78,7 +78,7 @@ class Row(msgspec.Struct):
             return UNKNOWN
         if kind == _ADDED:
             return None
-        return State(value) if kind == _STATE else Settled(value)
+        return State(value or "") if kind == _STATE else Settled(value or "")
 
     def remember(self, nonce: str, answer: State | Settled | None, now: float) -> None:
         kept = {key: value for key, value in self._remembered().items() if value[2] > now - LINGER}

@@ -122,7 +122,8 @@ class HintSocket:
         if self._directory < 0:
             return []
         try:
-            return sorted(name for name in os.listdir(self._directory) if name.startswith(prefix))
+            # By descriptor, which pathlib cannot: the directory may have been renamed.
+            return sorted(name for name in os.listdir(self._directory) if name.startswith(prefix))  # noqa: PTH208
         except OSError:
             return []
 

@@ -7,13 +7,11 @@ before the first read, so nothing changes in between. What others must hear of i
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from jobq.clock import Clock
 from jobq.errors import StorageCorruptError
 from jobq.job import Claim, NewJob, Settlement, State
 from jobq.storage.contract import (
@@ -24,7 +22,6 @@ from jobq.storage.contract import (
     GetAnswer,
     Held,
     HeldAnswer,
-    Hint,
     HintKind,
     Ref,
     Rescue,
@@ -33,10 +30,10 @@ from jobq.storage.contract import (
     Settled,
 )
 from jobq.storage.rows import COLUMNS, LIGHT_COLUMNS, NUMBER_OF, SETTLED, UNKNOWN, Row, read_row
+from jobq.storage.steps import Steps
 
 _COMPLETED, _FAILED, _CANCELLED = (NUMBER_OF[s] for s in (State.COMPLETED, State.FAILED, State.CANCELLED))
 _PROCESSING, _FAILING = NUMBER_OF[State.PROCESSING], NUMBER_OF[State.FAILING]
-_MOST_IDS = 256
 _ON_THE_WAY = 100
 """How many lapsed leases a claim ends beside those that it may take."""
 
@@ -53,34 +50,10 @@ _END = f"""
         replies = NULL, payload = CASE ?1 WHEN {_FAILED} THEN payload ELSE x'' END, {_UNLEASE} ?6 WHERE number = ?7"""
 _RETURN = f"UPDATE jobs SET state = 1, error = ?, place = ?, due = ?, {_UNLEASE} 0 WHERE number = ?"
 _GIVE_BACK = f"UPDATE jobs SET state = ?, attempts = ?, {_UNLEASE} 0 WHERE number = ?"
-_KEPT = [name for name in Row.__struct_fields__ if name not in ("number", "id", "priority", "max_attempts")]
-_SAVE = f"""
-    UPDATE jobs SET {", ".join(f"{name} = ?" for name in _KEPT)},
-        payload = CASE WHEN ? THEN x'' ELSE payload END WHERE number = ?"""
 
 
-class Transitions:
+class Transitions(Steps):
     """The verbs on one queue; one object for each operation."""
-
-    def __init__(self, connection: sqlite3.Connection, queue: int, clock: Clock) -> None:
-        self._run = connection.execute
-        self._run_many = connection.executemany
-        self._queue = queue
-        self._clock = clock
-        self._now = clock.now()
-        self._monotonic = clock.monotonic()
-        self._counter: int | None = None
-        self.hints: list[tuple[tuple[str, ...] | None, Hint]] = []
-        """To be told after the commit; without addresses to every watch of the queue."""
-        self.ready = 0
-        """How many sleepers should be woken."""
-        self.earlier: float | None = None
-        """Seconds until something falls due or lapses that sleepers may not know of."""
-
-    def finish(self) -> None:
-        """Write what is written once per operation."""
-        if self._counter is not None:
-            self._run("UPDATE queues SET counter = ? WHERE number = ?", (self._counter, self._queue))
 
     def add(self, jobs: Sequence[NewJob]) -> list[AddAnswer]:
         now = self._now
@@ -321,31 +294,6 @@ class Transitions:
             row.finish(final, now, settlement.ttl)
             self.hints.append((addresses, row.hint(kind)))
 
-    def _end(self, row: Row, state: State, ttl: float) -> None:
-        addresses = row.addresses
-        row.finish(state, self._now, ttl)
-        if addresses:
-            kind = HintKind.CANCELLED if state is State.CANCELLED else HintKind.SETTLED
-            self.hints.append((addresses, row.hint(kind)))
-
-    def _once(self, id: str, nonce: str, change: Callable[[Row], None]) -> State | None:
-        """Apply a change unless the nonce was answered before; answer with the state found."""
-        row = self._rows((id,), COLUMNS).get(id)
-        if isinstance(row, StorageCorruptError):
-            raise row
-        if row is None:
-            return None
-        answer = row.answered(nonce, self._now)
-        if isinstance(answer, State):
-            return answer
-        if row.absent(self._now):
-            return None
-        found = row.state
-        change(row)
-        row.remember(nonce, found, self._now)
-        self._save(row)
-        return found
-
     def _get(self, ref: Ref, row: Row | StorageCorruptError | None) -> GetAnswer:
         if row is None or isinstance(row, StorageCorruptError):
             return row
@@ -379,20 +327,6 @@ class Transitions:
             self._tell_all(HintKind.RESCUED, row)
         return rescued
 
-    def _set_back(self) -> None:
-        """Bound each lease by its own length, should the clock have jumped back."""
-        first = self._run(
-            """SELECT lease_until - lease FROM jobs INDEXED BY leased WHERE queue = ? AND lease_until IS NOT NULL
-            ORDER BY lease_until LIMIT 1""",
-            (self._queue,),
-        ).fetchone()
-        if first is not None and first[0] > self._monotonic:
-            self._run(
-                """UPDATE jobs SET lease_until = ?1 + lease
-                WHERE queue = ?2 AND lease_until IS NOT NULL AND lease_until - lease > ?1""",
-                (self._monotonic, self._queue),
-            )
-
     def _promote(self) -> None:
         """Make due jobs ready, in the place that their due time gives them."""
         self._run(
@@ -404,55 +338,3 @@ class Transitions:
         """Return place and due time of a job that is to run again."""
         self._announce(delay)
         return (row.place, self._now + delay) if delay > 0.0 else (self._count(), None)
-
-    def _announce(self, delay: float) -> None:
-        if delay <= 0.0:
-            self.ready += 1
-        elif self.earlier is None or delay < self.earlier:
-            self.earlier = delay
-
-    def _count(self, many: int = 1) -> int:
-        """Return the first of as many new counters; see invariant 2."""
-        if self._counter is None:
-            (self._counter,) = self._run("SELECT counter FROM queues WHERE number = ?", (self._queue,)).fetchone()
-        first = max(self._counter + 1, int(self._now * 1e6))
-        self._counter = first + many - 1
-        return first
-
-    def _lapses_in(self) -> float | None:
-        (until,) = self._run(
-            "SELECT min(lease_until) FROM jobs INDEXED BY leased WHERE queue = ? AND lease_until IS NOT NULL",
-            (self._queue,),
-        ).fetchone()
-        return None if until is None else max(0.0, until - self._monotonic)
-
-    def _note(self, row: Row, reply_to: str | None) -> None:
-        if row.note(reply_to):
-            self._run("UPDATE jobs SET replies = ? WHERE number = ?", (row.replies, row.number))
-
-    def _tell_all(self, kind: HintKind, row: Row) -> None:
-        self.hints.append((None, Hint(kind, row.id, row.generation, None, row.attempts)))
-
-    def _rows(self, ids: Iterable[str], columns: str) -> dict[str, Row | StorageCorruptError]:
-        wanted = list(ids)
-        rows: dict[str, Row | StorageCorruptError] = {}
-        for start in range(0, len(wanted), _MOST_IDS):
-            some = wanted[start : start + _MOST_IDS]
-            # Of few different lengths, so that few different statements are prepared.
-            length = 1 << (len(some) - 1).bit_length()
-            some += some[-1:] * (length - len(some))
-            marks = ",".join("?" * length)
-            found = self._run(
-                f"SELECT {columns} FROM jobs INDEXED BY by_id WHERE queue = ? AND id IN ({marks})", (self._queue, *some)
-            ).fetchall()
-            for values in found:
-                try:
-                    rows[values[1]] = read_row(values)
-                except StorageCorruptError as error:
-                    rows[values[1]] = error
-        return rows
-
-    def _save(self, row: Row) -> None:
-        values = [getattr(row, name) for name in _KEPT]
-        values[_KEPT.index("state")] = NUMBER_OF[row.state]
-        self._run(_SAVE, (*values, row.state in (State.COMPLETED, State.CANCELLED), row.number))

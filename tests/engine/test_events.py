@@ -1,0 +1,480 @@
+"""Events: each of the ten with its arguments, and listeners that harm nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+import pytest
+from jobq import ConfigError, GiveUp, Job, JobFailedError, JobTimeoutError, MaxRetriesError, Queue
+from jobq.events import QUEUE_EVENTS
+from jobq.storage.contract import Storage
+
+from tests.engine.scenes import Events, Waiting, echo, in_loop
+
+
+@in_loop
+async def test_a_job_that_completes(storage: Storage) -> None:
+    """started, enqueued(id), completed(id, result), stopped, in this order."""
+    queue = Queue[Any, Any](storage)
+    queue.execute(echo)
+    events = Events(queue)
+    async with queue:
+        await queue.enqueue("a", {"x": 1})
+        await events.until("completed")
+
+    assert events.all == [("started",), ("enqueued", "a"), ("completed", "a", {"x": 1}), ("stopped",)]
+
+
+@in_loop
+async def test_a_job_that_fails_on_every_attempt(storage: Storage) -> None:
+    """failing(id, error, attempt) has the handler's exception; failed(id, error) has it as its cause."""
+    queue = Queue[Any, Any](storage, max_attempts=3, retry=lambda attempt, error: 0.0)
+    events = Events(queue)
+    raised: list[Exception] = []
+
+    @queue.execute
+    async def fail(job: Job[Any]) -> None:
+        raised.append(ValueError(job.attempts))
+        raise raised[-1]
+
+    async with queue:
+        await queue.enqueue("a", 1)
+        (failed,) = await events.until("failed")
+
+    assert events.names == ["started", "enqueued", "failing", "failing", "failed", "stopped"]
+    assert events.of("failing") == [("a", raised[0], 1), ("a", raised[1], 2)]
+    id, error = failed
+    assert id == "a"
+    assert type(error) is MaxRetriesError
+    assert error.__cause__ is raised[2]
+    assert (error.job_id, error.attempts, error.error.message) == ("a", 3, "3")
+
+
+@in_loop
+async def test_a_job_that_gives_up(storage: Storage) -> None:
+    """It fails with attempts left, which is not a MaxRetriesError."""
+    queue = Queue[Any, Any](storage)
+    events = Events(queue)
+
+    @queue.execute
+    async def refuse(job: Job[Any]) -> None:
+        raise GiveUp("hopeless")
+
+    async with queue:
+        await queue.enqueue("a", 1)
+        ((_, error),) = await events.until("failed")
+
+    assert type(error) is JobFailedError
+    assert isinstance(error.__cause__, GiveUp)
+    assert not events.of("failing")
+
+
+@in_loop
+async def test_cancelled_is_emitted_where_the_cancel_was_called(storage: Storage) -> None:
+    """Once, and only for a job that was cancelled."""
+    queue = Queue[Any, Any](storage)
+    events = Events(queue)
+    async with queue:
+        await queue.enqueue("a", 1)
+        await queue.cancel("a")
+        await queue.cancel("a")
+        await queue.cancel("nobody")
+
+    assert events.of("cancelled") == [("a",)]
+
+
+@in_loop
+async def test_requeued_is_emitted_for_a_job_given_back_by_stop(storage: Storage) -> None:
+    """The attempt is refunded."""
+    queue = Queue[Any, Any](storage)
+    events, waiting = Events(queue), Waiting()
+    queue.execute(waiting)
+    async with queue:
+        await queue.enqueue("a", 1)
+        await waiting.begun()
+        await queue.stop(0)
+
+    assert events.of("requeued") == [("a",)]
+    assert not events.of("failing")
+    waiting.release.set()
+    async with queue:
+        assert await queue.wait("a") == 1
+    assert [job.attempts for job in waiting.jobs] == [1, 1]
+
+
+@in_loop
+async def test_enqueued_is_emitted_only_for_what_was_queued(storage: Storage) -> None:
+    """Not for duplicates, and not for cached results; by each way of enqueueing."""
+    queue = Queue[Any, Any](storage)
+    queue.execute(echo)
+    events = Events(queue)
+    async with queue:
+        await queue.enqueue_and_wait("a", 1)
+        await queue.enqueue_and_wait("a", 1)
+        await queue.enqueue("a", 1)
+        await queue.enqueue_many([("b", 1), ("b", 2)])
+
+    assert events.of("enqueued") == [("a",), ("b",)]
+
+
+@in_loop
+async def test_events_are_local(storage: Storage) -> None:
+    """The producer's object does not hear what the worker's did."""
+    producer, worker = Queue[Any, Any](storage), Queue[Any, Any](storage)
+    worker.execute(echo)
+    told, heard = Events(producer), Events(worker)
+    async with producer, worker:
+        await producer.enqueue_and_wait("a", 1)
+        await heard.until("completed")
+
+    assert told.names == ["started", "enqueued", "stopped"]
+    assert heard.names == ["started", "completed", "stopped"]
+
+
+@in_loop
+async def test_started_listeners_are_awaited_before_the_first_claim(storage: Storage) -> None:
+    """The place where a database pool is opened."""
+    queue = Queue[Any, Any](storage)
+    async with queue:
+        await queue.enqueue("a", 1)
+    order: list[str] = []
+
+    @queue.on("started")
+    async def prepare() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        order.append("prepared")
+
+    @queue.execute
+    async def note(job: Job[Any]) -> None:
+        order.append("ran")
+
+    async with queue:
+        await queue.wait("a")
+
+    assert order == ["prepared", "ran"]
+
+
+@in_loop
+async def test_stopped_listeners_are_awaited_after_the_last_settle(storage: Storage) -> None:
+    """The place where a database pool is closed."""
+    queue = Queue[Any, Any](storage)
+    waiting, events = Waiting(), Events(queue)
+    queue.execute(waiting)
+    closed = False
+
+    @queue.on("stopped")
+    async def close() -> None:
+        nonlocal closed
+        await asyncio.sleep(0)
+        closed = True
+
+    async with queue:
+        await queue.enqueue("a", 1)
+        await waiting.begun()
+        stopping = asyncio.create_task(queue.stop())
+        await asyncio.sleep(0)
+        waiting.release.set()
+        await stopping
+
+    assert closed
+    assert events.names == ["started", "enqueued", "completed", "stopped"]
+
+
+@in_loop
+async def test_a_handler_registered_by_a_started_listener_is_run_by_one_worker(storage: Storage) -> None:
+    """A model is loaded first, then the handler is registered: the bound of concurrency still holds."""
+    queue = Queue[Any, Any](storage, concurrency=1, visibility_timeout=1)
+    waiting = Waiting()
+
+    @queue.on("started")
+    async def register() -> None:
+        await asyncio.sleep(0)
+        if not waiting.jobs:
+            queue.execute(waiting)
+
+    async with queue:
+        await queue.enqueue_many([("a", 1), ("b", 2)])
+        await waiting.begun()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        waiting.release.set()
+        await asyncio.gather(queue.wait("a"), queue.wait("b"))
+
+    assert waiting.most == 1
+
+
+@in_loop
+async def test_on_and_off(storage: Storage) -> None:
+    """The same listener twice is called twice; off removes it once, and forgives what is not there."""
+    queue = Queue[Any, Any](storage)
+    heard: list[str] = []
+
+    def listen(id: str) -> None:
+        heard.append(id)
+
+    assert queue.on("enqueued", listen) is listen
+    queue.on("enqueued")(listen)
+    async with queue:
+        await queue.enqueue("a", 1)
+        queue.off("enqueued", listen)
+        await queue.enqueue("b", 1)
+        queue.off("enqueued", listen)
+        queue.off("enqueued", listen)
+        await queue.enqueue("c", 1)
+
+    assert heard == ["a", "a", "b"]
+
+
+@in_loop
+async def test_a_listener_may_remove_itself(storage: Storage) -> None:
+    """Changing the listeners while they are called skips nobody."""
+    queue = Queue[Any, Any](storage)
+    heard: list[str] = []
+
+    def once(id: str) -> None:
+        heard.append(f"once {id}")
+        queue.off("enqueued", once)
+
+    queue.on("enqueued", once)
+    queue.on("enqueued", heard.append)
+    async with queue:
+        await queue.enqueue("a", 1)
+        await queue.enqueue("b", 1)
+
+    assert heard == ["once a", "a", "b"]
+
+
+@pytest.mark.parametrize("event", ["complete", "stalled", "", None, 3, ["completed"]])
+@pytest.mark.parametrize("member", ["on", "off"])
+def test_an_unknown_event_is_refused_with_the_names(member: str, event: Any, storage: Storage) -> None:
+    """A misspelt event would never be heard."""
+    queue = Queue[Any, Any](storage)
+
+    with pytest.raises(ConfigError, match="lease_lost"):
+        getattr(queue, member)(event, print)
+    with pytest.raises(ConfigError, match="lease_lost"):
+        queue.on(event)
+
+
+@pytest.mark.parametrize("listener", [3, "print", object()])
+def test_a_listener_must_be_callable(listener: Any, storage: Storage) -> None:
+    """Said when it is given, not when the event comes."""
+    with pytest.raises(ConfigError, match="callable"):
+        Queue[Any, Any](storage).on("completed", listener)
+
+
+@in_loop
+async def test_async_listeners_run_beside_the_work(storage: Storage) -> None:
+    """A slow one delays no job, and stop waits for it for a moment."""
+    queue = Queue[Any, Any](storage)
+    queue.execute(echo)
+    go, done = asyncio.Event(), []
+
+    @queue.on("completed")
+    async def slow(id: str, result: Any) -> None:
+        await go.wait()
+        done.append(id)
+
+    async with queue:
+        for id in "abc":
+            await queue.enqueue_and_wait(id, 1)
+        assert not done
+        go.set()
+
+    assert sorted(done) == ["a", "b", "c"]
+
+
+@in_loop
+async def test_a_listener_that_never_ends_does_not_hold_up_stop(storage: Storage) -> None:
+    """It is cancelled after half a second."""
+    queue = Queue[Any, Any](storage)
+    cancelled = asyncio.Event()
+
+    @queue.on("enqueued")
+    async def endless(id: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    await queue.start()
+    await queue.enqueue("a", 1)
+    async with asyncio.timeout(2):
+        await queue.stop(0)
+    await asyncio.sleep(0)
+
+    assert cancelled.is_set()
+
+
+class Odd(BaseException):
+    """Not an Exception, as some libraries raise."""
+
+
+@pytest.mark.parametrize("raised", [ValueError("oh"), asyncio.CancelledError("oh"), Odd("oh")], ids=repr)
+@pytest.mark.parametrize("event", ["completed", "failing", "failed"])
+@in_loop
+async def test_a_plain_listener_that_raises_harms_no_job(storage: Storage, event: str, raised: BaseException) -> None:
+    """Every job is settled, every event is told, and the worker goes on, however many travelled together."""
+    queue = Queue[Any, Any](
+        storage, concurrency=10, max_attempts=2, retry=lambda attempt, error: 0.0, visibility_timeout=0.5
+    )
+
+    @queue.execute
+    async def act(job: Job[Any]) -> Any:
+        if job.payload == "fail":
+            raise ValueError
+        return job.payload
+
+    def harmful(*arguments: Any) -> None:
+        raise raised
+
+    queue.on(event, harmful)
+    events = Events(queue)
+    async with queue:
+        await queue.enqueue_many([(f"good-{number}", number) for number in range(10)])
+        await queue.enqueue_many([(f"bad-{number}", "fail") for number in range(10)])
+        await events.until("completed", 10, within=2)
+        await events.until("failing", 10, within=2)
+        await events.until("failed", 10, within=2)
+        assert await queue.enqueue_and_wait("last", 1, timeout=2) == 1
+
+    assert len(events.of("lease_lost")) == 0
+    assert len(events.of("error")) >= 10
+
+
+@pytest.mark.parametrize("raised", [ValueError("oh"), asyncio.CancelledError("oh"), Odd("oh")], ids=repr)
+@in_loop
+async def test_a_plain_listener_that_raises_harms_no_caller(storage: Storage, raised: BaseException) -> None:
+    """What was done is answered, and the error goes to the error listeners."""
+    queue = Queue[Any, Any](storage)
+    events = Events(queue)
+
+    def harmful(id: str) -> None:
+        raise raised
+
+    queue.on("enqueued", harmful)
+    queue.on("cancelled", harmful)
+    async with queue:
+        assert (await queue.enqueue("a", 1)).status == "queued"
+        with pytest.raises(JobTimeoutError):
+            await queue.enqueue_and_wait("b", 1, timeout=0.05)
+        assert len(await queue.enqueue_many([("c", 1), ("d", 1)])) == 2
+        assert (await queue.cancel("a")).status == "cancelled"
+
+    assert len(events.of("error")) == 5
+
+
+@pytest.mark.parametrize("event", ["started", "stopped", "enqueued", "completed"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
+@in_loop
+async def test_what_a_listener_raises_becomes_an_error_event(storage: Storage, event: str, is_async: bool) -> None:
+    """Somebody hears of it."""
+    queue = Queue[Any, Any](storage)
+    queue.execute(echo)
+    raised = ValueError("oh")
+
+    def plain(*arguments: Any) -> None:
+        raise raised
+
+    async def coroutine(*arguments: Any) -> None:
+        raise raised
+
+    queue.on(event, coroutine if is_async else plain)
+    events = Events(queue)
+    async with queue:
+        await queue.enqueue_and_wait("a", 1)
+
+    assert events.of("error") == [(raised,)]
+
+
+@in_loop
+async def test_an_error_without_a_listener_is_logged(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
+    """By the queue's logger, with its traceback."""
+    queue = Queue[Any, Any](storage, logger=logging.getLogger("of-mine"))
+
+    @queue.on("enqueued")
+    def harmful(id: str) -> None:
+        raise ValueError("unheard é")
+
+    async with queue:
+        await queue.enqueue("a", 1)
+
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert record.name == "of-mine"
+    assert "unheard" in record.getMessage()
+    assert record.exc_info is not None
+
+
+@in_loop
+async def test_an_error_listener_that_raises_is_logged_and_not_called_for_ever(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own error is no further event."""
+    queue = Queue[Any, Any](storage)
+    calls: list[BaseException] = []
+
+    @queue.on("error")
+    def harmful(error: BaseException) -> None:
+        calls.append(error)
+        raise RuntimeError("from the error listener")
+
+    @queue.on("enqueued")
+    def first(id: str) -> None:
+        raise ValueError("first")
+
+    async with queue:
+        await queue.enqueue("a", 1)
+
+    assert [str(error) for error in calls] == ["first"]
+    assert "from the error listener" in caplog.text
+
+
+@in_loop
+async def test_a_listener_may_use_the_queue(storage: Storage) -> None:
+    """A chain of jobs: each completed one enqueues the next."""
+    queue = Queue[int, int](storage)
+    done = asyncio.Event()
+
+    @queue.execute
+    async def count(job: Job[int]) -> int:
+        return job.payload + 1
+
+    @queue.on("completed")
+    async def follow(id: str, result: int) -> None:
+        if result == 5:
+            done.set()
+        else:
+            await queue.enqueue(f"job-{result}", result)
+
+    async with queue:
+        await queue.enqueue("job-0", 0)
+        await done.wait()
+
+
+@in_loop
+async def test_stop_awaited_in_a_listener_does_not_lock_up(storage: Storage) -> None:
+    """The stop goes on, and the queue is closed soon after."""
+    queue = Queue[Any, Any](storage)
+    queue.execute(echo)
+    events = Events(queue)
+
+    @queue.on("completed")
+    async def last(id: str, result: Any) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await queue.stop()
+
+    await queue.start()
+    await queue.enqueue("a", 1)
+    await events.until("stopped")
+    await queue.stop()
+
+
+def test_the_events_are_the_documented_ones() -> None:
+    """Ten of them."""
+    documented = "started stopped enqueued completed failed failing requeued cancelled lease_lost error"
+
+    assert list(QUEUE_EVENTS) == documented.split()

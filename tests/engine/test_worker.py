@@ -1,0 +1,679 @@
+"""The worker: slots, time limits, leases, and how a stop ends what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+from jobq import Job, JobFailedError, MaxRetriesError, Queue, StorageError, StorageUnavailableError
+from jobq.storage.contract import Storage
+
+from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
+
+IGNORES = pytest.mark.parametrize("timeout", [0, 0.2])
+
+
+def block(seconds: float) -> None:
+    """Hold up this thread, as blocking code in a handler does."""
+    threading.Event().wait(seconds)
+
+
+class Stubborn:
+    """A handler that ignores every cancellation until it is released."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.release = asyncio.Event()
+        self.jobs: list[Job[Any]] = []
+        self.ended = asyncio.Event()
+
+    async def __call__(self, job: Job[Any]) -> str:
+        self.jobs.append(job)
+        self.begun.set()
+        while not self.release.is_set():
+            try:
+                await self.release.wait()
+            except asyncio.CancelledError:
+                continue
+        self.ended.set()
+        return "too late"
+
+
+# Slots
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 50])
+@in_loop
+async def test_no_more_handlers_than_slots_run_and_all_slots_are_used(storage: Storage, concurrency: int) -> None:
+    """The bound holds while jobs come and go."""
+    queue = Queue[Any, Any](storage, concurrency=concurrency)
+    running, most = 0, 0
+
+    @queue.execute
+    async def work(job: Job[Any]) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        for _ in range(job.payload):
+            await asyncio.sleep(0)
+        running -= 1
+
+    async with queue:
+        await queue.enqueue_many([(str(number), number % 7 + 1) for number in range(300)])
+        await asyncio.gather(*(queue.wait(str(number)) for number in range(300)))
+
+    assert most == concurrency
+
+
+@in_loop
+async def test_a_worker_never_claims_more_than_it_runs(storage: Storage) -> None:
+    """Jobs beyond its slots stay queued, for other workers."""
+    queue, waiting = Queue[Any, Any](storage, concurrency=2), Waiting()
+    queue.execute(waiting)
+    async with queue:
+        await queue.enqueue_many([(str(number), number) for number in range(10)])
+        await waiting.begun(2)
+        await asyncio.sleep(0)
+        counts = await queue.counts()
+        waiting.release.set()
+
+    assert (counts["processing"], counts["queued"]) == (2, 8)
+
+
+@in_loop
+async def test_many_jobs_run_each_once(storage: Storage) -> None:
+    """Two workers on one queue share the work without doing any twice."""
+    queues = [Queue[Any, Any](storage, concurrency=8, worker_id=f"w{number}") for number in range(2)]
+    ran: list[str] = []
+
+    async def note(job: Job[Any]) -> None:
+        ran.append(job.id)
+        await asyncio.sleep(0)
+
+    for queue in queues:
+        queue.execute(note)
+    async with queues[0], queues[1]:
+        await queues[0].enqueue_many([(str(number), None) for number in range(500)])
+        await asyncio.gather(*(queues[1].wait(str(number)) for number in range(500)))
+
+    assert sorted(ran) == sorted(str(number) for number in range(500))
+
+
+@in_loop
+async def test_fencing_tokens_rise_with_every_claim(storage: Storage) -> None:
+    """Across jobs, attempts and restarts of the queue."""
+    queue = Queue[Any, Any](storage, retry=lambda attempt, error: 0.0)
+    tokens: list[int] = []
+
+    @queue.execute
+    async def note(job: Job[Any]) -> None:
+        tokens.append(job.fencing_token)
+        if job.attempts == 1:
+            raise ValueError
+
+    for round in range(3):
+        async with queue:
+            for number in range(3):
+                await queue.enqueue_and_wait(f"{round}-{number}", None)
+
+    assert len(tokens) == 18
+    assert tokens == sorted(set(tokens))
+
+
+@in_loop
+async def test_a_handler_may_spawn_a_task_that_outlives_it(storage: Storage) -> None:
+    """The next job is unaffected."""
+    queue = Queue[Any, Any](storage)
+    left: list[asyncio.Task[bool]] = []
+    go = asyncio.Event()
+
+    @queue.execute
+    async def spawn(job: Job[Any]) -> None:
+        left.append(asyncio.create_task(go.wait()))
+
+    async with queue:
+        for id in "abc":
+            await queue.enqueue_and_wait(id, None)
+    go.set()
+
+    assert await asyncio.gather(*left) == [True] * 3
+
+
+@in_loop
+async def test_a_handler_may_enqueue_its_own_id_and_wait_on_itself(storage: Storage) -> None:
+    """A duplicate, and a timeout: no lock-up."""
+    queue = Queue[Any, Any](storage)
+
+    @queue.execute
+    async def reflexive(job: Job[Any]) -> list[Any]:
+        again = await queue.enqueue(job.id, "other")
+        try:
+            await queue.enqueue_and_wait(job.id, "other", timeout=0.05)
+        except TimeoutError as error:
+            return [again.status, again.existing_state, type(error).__name__]
+        return []
+
+    async with queue:
+        assert await queue.enqueue_and_wait("a", 1) == ["duplicate", "processing", "JobTimeoutError"]
+
+
+# job_timeout
+
+
+@in_loop
+async def test_an_attempt_beyond_job_timeout_is_cancelled_and_run_again(storage: Storage) -> None:
+    """Like any failed attempt, with JOB_TIMEOUT as its code."""
+    queue = Queue[Any, Any](storage, job_timeout=0.05, retry=lambda attempt, error: 0.0, max_attempts=2)
+    waiting, events = Waiting(), Events(queue)
+    queue.execute(waiting)
+    async with queue:
+        with pytest.raises(MaxRetriesError) as caught:
+            await queue.enqueue_and_wait("a", 1)
+
+    assert waiting.cancelled == ["a", "a"]
+    assert [job.signal.reason for job in waiting.jobs] == ["job_timeout"] * 2
+    assert (caught.value.error.type, caught.value.error.code) == ("TimeoutError", "JOB_TIMEOUT")
+    ((_, error, attempt),) = events.of("failing")
+    assert isinstance(error, TimeoutError)
+    assert attempt == 1
+
+
+@in_loop
+async def test_a_job_within_job_timeout_is_left_alone(storage: Storage) -> None:
+    """Each attempt has its own time."""
+    queue = Queue[Any, Any](storage, job_timeout=0.2, concurrency=2)
+
+    @queue.execute
+    async def short(job: Job[Any]) -> bool:
+        await passing(0.05)
+        return job.signal.aborted
+
+    async with queue:
+        for id in "abcdef":
+            assert await queue.enqueue_and_wait(id, 1) is False
+
+
+@in_loop
+async def test_a_value_returned_after_the_time_is_over_is_dropped(storage: Storage) -> None:
+    """A handler that turns its cancel into a value has not made it in time."""
+    queue = Queue[Any, Any](storage, job_timeout=0.05, max_attempts=1)
+
+    @queue.execute
+    async def evasive(job: Job[Any]) -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+        return "a value"
+
+    async with queue:
+        with pytest.raises(JobFailedError) as caught:
+            await queue.enqueue_and_wait("a", 1)
+
+    assert caught.value.error.code == "JOB_TIMEOUT"
+
+
+@pytest.mark.slow
+@in_loop
+async def test_a_handler_that_ignores_its_cancel_is_settled_without_it_and_keeps_its_slot(storage: Storage) -> None:
+    """After a second; the slot is free again when it really ends."""
+    queue, stubborn = Queue[Any, Any](storage, job_timeout=0.05, max_attempts=1), Stubborn()
+    queue.execute(stubborn)
+    async with queue:
+        begun = time.monotonic()
+        with pytest.raises(JobFailedError) as caught:
+            await queue.enqueue_and_wait("a", 1)
+        took = time.monotonic() - begun
+        await queue.enqueue("b", 1)
+        await passing(0.1)
+
+        assert len(stubborn.jobs) == 1
+        stubborn.release.set()
+        assert await queue.wait("b") == "too late"
+
+    assert caught.value.error.code == "JOB_TIMEOUT"
+    assert took < 2
+
+
+# stop
+
+
+@in_loop
+async def test_stop_lets_running_handlers_finish(storage: Storage) -> None:
+    """Their results are stored, and they may use the queue until they end."""
+    queue, waiting = Queue[Any, Any](storage, concurrency=3), Waiting()
+    other: list[str] = []
+
+    @queue.execute
+    async def work(job: Job[Any]) -> Any:
+        value = await waiting(job)
+        other.append((await queue.enqueue(f"from {job.id}", None)).status)
+        return value
+
+    await queue.start()
+    await queue.enqueue_many([("a", 1), ("b", 2)])
+    await waiting.begun(2)
+    stopping = asyncio.create_task(queue.stop())
+    await asyncio.sleep(0)
+    waiting.release.set()
+    await stopping
+
+    assert other == ["queued", "queued"]
+    reader = Queue[Any, Any](storage)
+    async with reader:
+        assert [await reader.get_result(id) for id in "ab"] == [1, 2]
+        assert (await reader.counts())["queued"] == 2
+
+
+@in_loop
+async def test_a_failure_while_stop_drains_is_still_written(storage: Storage) -> None:
+    """The storage is closed after it."""
+    queue, go = Queue[Any, Any](storage, retry=lambda attempt, error: 60.0), asyncio.Event()
+    begun, events = asyncio.Event(), Events(queue)
+
+    @queue.execute
+    async def fail(job: Job[Any]) -> None:
+        begun.set()
+        await go.wait()
+        raise ValueError("while draining")
+
+    await queue.start()
+    await queue.enqueue("a", 1)
+    await begun.wait()
+    stopping = asyncio.create_task(queue.stop())
+    await asyncio.sleep(0)
+    go.set()
+    await stopping
+
+    assert events.names[-2:] == ["failing", "stopped"]
+    async with Queue[Any, Any](storage) as reader:
+        status = await reader.get_status("a")
+        assert status is not None
+        assert status.state == "failing"
+
+
+@IGNORES
+@in_loop
+async def test_stop_cancels_at_its_deadline_and_gives_back(storage: Storage, timeout: float) -> None:
+    """The job runs elsewhere at once, and the cut attempt is not counted."""
+    first, second = Queue[Any, Any](storage), Queue[Any, Any](storage)
+    waiting, events = Waiting(), Events(first)
+    first.execute(waiting)
+    await first.start()
+    await first.enqueue("a", 5)
+    job = await waiting.begun()
+
+    begun = time.monotonic()
+    await first.stop(timeout)
+    took = time.monotonic() - begun
+
+    assert timeout <= took < timeout + 0.5
+    assert job.signal.reason == "stopping"
+    assert events.of("requeued") == [("a",)]
+
+    @second.execute
+    async def attempts(job: Job[Any]) -> int:
+        return job.attempts
+
+    async with second:
+        assert await second.wait("a", timeout=1) == 1
+
+
+@in_loop
+async def test_a_job_given_back_keeps_its_place(storage: Storage) -> None:
+    """It was first, and is first again."""
+    queue, waiting = Queue[Any, Any](storage), Waiting()
+    queue.execute(waiting)
+    await queue.start()
+    await queue.enqueue_many([("a", 1), ("b", 2), ("c", 3)])
+    await waiting.begun()
+    await queue.stop(0)
+    waiting.release.set()
+    async with queue:
+        await queue.wait("c")
+
+    assert [job.id for job in waiting.jobs] == ["a", "a", "b", "c"]
+
+
+@pytest.mark.slow
+@IGNORES
+@in_loop
+async def test_stop_returns_whatever_handlers_do(storage: Storage, timeout: float) -> None:
+    """Within its timeout and one second; the job is left to its lease, since it still runs."""
+    queue, stubborn = Queue[Any, Any](storage, visibility_timeout=30), Stubborn()
+    queue.execute(stubborn)
+    await queue.start()
+    await queue.enqueue("a", 1)
+    await stubborn.begun.wait()
+
+    begun = time.monotonic()
+    await queue.stop(timeout)
+    took = time.monotonic() - begun
+
+    assert timeout <= took < timeout + 1
+    async with Queue[Any, Any](storage) as reader:
+        status = await reader.get_status("a")
+        assert status is not None
+        assert (status.state, status.attempts) == ("processing", 1)
+        stubborn.release.set()
+        await stubborn.ended.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert await reader.get_result("a") is None
+
+
+@pytest.mark.slow
+@IGNORES
+@in_loop
+async def test_stop_does_not_wait_for_functions_in_threads(storage: Storage, timeout: float) -> None:
+    """They cannot be cancelled: their signal is aborted, and the job left to its lease."""
+    queue, go = Queue[Any, Any](storage), threading.Event()
+    loop, begun = asyncio.get_running_loop(), asyncio.Event()
+    jobs: list[Job[Any]] = []
+
+    @queue.execute
+    def slow(job: Job[Any]) -> str:
+        jobs.append(job)
+        loop.call_soon_threadsafe(begun.set)
+        go.wait(5)
+        return "too late"
+
+    await queue.start()
+    await queue.enqueue("a", 1)
+    await begun.wait()
+    started = time.monotonic()
+    await queue.stop(timeout)
+    took = time.monotonic() - started
+    go.set()
+
+    assert timeout <= took < timeout + 1
+    assert jobs[0].signal.reason == "stopping"
+    async with Queue[Any, Any](storage) as reader:
+        status = await reader.get_status("a")
+        assert status is not None
+        assert status.state == "processing"
+
+
+@in_loop
+async def test_stop_awaited_in_a_handler_begins_the_stop(storage: Storage) -> None:
+    """It returns at once, and the handler's result is stored."""
+    queue = Queue[Any, Any](storage)
+    events = Events(queue)
+
+    @queue.execute
+    async def last(job: Job[Any]) -> str:
+        await queue.stop()
+        return "the last"
+
+    await queue.start()
+    await queue.enqueue("a", 1)
+    await events.until("stopped", within=2)
+    await queue.stop()
+
+    assert events.of("completed") == [("a", "the last")]
+
+
+@in_loop
+async def test_a_claim_answered_after_stop_began_is_given_back(storage: Storage) -> None:
+    """It is not run, and the attempt is not counted."""
+    gated = Gated(storage)
+    queue, ran = Queue[Any, Any](gated), []
+
+    @queue.execute
+    async def note(job: Job[Any]) -> None:
+        ran.append(job.id)
+
+    async with Queue[Any, Any](storage) as producer:
+        await producer.enqueue("a", 1)
+        gated.gates["claim"] = asyncio.Event()
+        await queue.start()
+        while not gated.calls.get("claim"):
+            await asyncio.sleep(0)
+        stopping = asyncio.create_task(queue.stop(1))
+        await asyncio.sleep(0)
+        gated.gates["claim"].set()
+        await stopping
+        status = await producer.get_status("a")
+
+    assert not ran
+    assert status is not None
+    assert (status.state, status.attempts) == ("queued", 0)
+
+
+# Leases
+
+
+@pytest.mark.slow
+@in_loop
+async def test_a_blocked_loop_keeps_its_job(storage: Storage) -> None:
+    """The lease is renewed from a thread, three times as long as the lease lasts."""
+    queue, rival = (Queue[Any, Any](storage, visibility_timeout=0.3, block_timeout=0.1) for _ in range(2))
+    events, runs = Events(queue), []
+
+    @queue.execute
+    async def blocking(job: Job[Any]) -> str:
+        runs.append(job.attempts)
+        block(0.9)
+        return "done"
+
+    taken: list[str] = []
+    stop = threading.Event()
+
+    def elsewhere() -> None:
+        """Claim from another loop meanwhile, as another worker does."""
+
+        async def claim() -> None:
+            @rival.execute
+            async def take(job: Job[Any]) -> str:
+                taken.append(job.id)
+                return "taken"
+
+            async with rival:
+                while not stop.is_set():
+                    await passing(0.02)
+
+        asyncio.run(claim())
+
+    async with queue:
+        assert await queue.enqueue_and_wait("first", 1) == "done"
+        runs.clear()
+        await queue.enqueue("a", 1)
+        other = threading.Thread(target=elsewhere) if type(storage).__name__ == "MemoryStorage" else None
+        while not runs:
+            await asyncio.sleep(0)
+        if other is not None:
+            other.start()
+        assert await queue.wait("a") == "done"
+        stop.set()
+        if other is not None:
+            await asyncio.to_thread(other.join)
+
+    assert runs == [1]
+    assert not taken
+    assert not events.of("lease_lost")
+
+
+@pytest.mark.slow
+@in_loop
+async def test_a_long_handler_keeps_its_job(storage: Storage) -> None:
+    """As long as it takes, with a lease much shorter."""
+    queue, rival = (Queue[Any, Any](storage, visibility_timeout=0.15, block_timeout=0.05) for _ in range(2))
+    events, runs = Events(queue), []
+
+    async def slow(job: Job[Any]) -> int:
+        runs.append(job.attempts)
+        await passing(0.7)
+        return job.attempts
+
+    queue.execute(slow)
+    rival.execute(slow)
+    async with queue, rival:
+        assert await queue.enqueue_and_wait("a", 1) == 1
+
+    assert runs == [1]
+    assert not events.of("lease_lost")
+
+
+@pytest.mark.slow
+@in_loop
+async def test_a_loop_that_stands_still_for_too_long_loses_its_jobs(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beyond loop_stall_limit its leases are left to lapse; afterwards the worker goes on."""
+    queue = Queue[Any, Any](storage, visibility_timeout=0.2, loop_stall_limit=0.2, block_timeout=0.1)
+    events, runs = Events(queue), []
+
+    @queue.execute
+    async def blocking(job: Job[Any]) -> str:
+        runs.append(job.attempts)
+        if job.attempts == 1:
+            block(0.9)
+            await asyncio.Event().wait()
+        return "second run"
+
+    async with queue:
+        assert await queue.enqueue_and_wait("a", 1, timeout=5) == "second run"
+
+    assert runs == [1, 2]
+    assert events.of("lease_lost") == [("a",)]
+    assert "stood still" in caplog.text
+
+
+@pytest.mark.slow
+@in_loop
+async def test_a_worker_that_cannot_renew_fences_itself(storage: Storage) -> None:
+    """By its own clock: handler cancelled, signal aborted, result dropped, lease_lost told once."""
+    gated = Gated(storage)
+    gated.twin = lambda: None  # type: ignore[method-assign]
+    queue = Queue[Any, Any](gated, visibility_timeout=0.2, block_timeout=5)
+    waiting, events = Waiting(), Events(queue)
+    queue.execute(waiting)
+    async with queue:
+        await queue.enqueue("a", 1)
+        job = await waiting.begun()
+        began = time.monotonic()
+        gated.failures["extend"] = [StorageUnavailableError("away") for _ in range(1000)]
+        await events.until("lease_lost", within=2)
+        took = time.monotonic() - began
+        gated.failures["extend"] = []
+        assert job.signal.reason == "lease_lost"
+        waiting.release.set()
+        assert await queue.wait("a") == 1
+
+    assert took < 0.4
+    assert waiting.cancelled == ["a"]
+    assert [job.attempts for job in waiting.jobs] == [1, 2]
+    assert events.of("lease_lost") == [("a",)]
+
+
+@pytest.mark.slow
+@in_loop
+async def test_a_lost_token_fences_the_handler(storage: Storage) -> None:
+    """Somebody else holds the job: the next renewal says so, and the first run's result is dropped."""
+    queue = Queue[Any, Any](storage, visibility_timeout=0.3, block_timeout=5)
+    events, stubborn = Events(queue), Stubborn()
+    queue.execute(stubborn)
+    async with queue:
+        await queue.enqueue("a", 1)
+        await stubborn.begun.wait()
+        namespace = storage.namespace("default")
+        # A lease that looks lapsed: extended by nothing, as after a jump of the storage's clock.
+        token = next(iter(queue._open.worker._group.held))  # type: ignore[union-attr]
+        settlement = __import__("jobq.job").job.Settlement("a", token, "queued")
+        await namespace.settle([settlement])
+        rival = await namespace.claim("rival", 30.0, 1, "rival.1")
+        assert [claim.id for claim in rival.claims] == ["a"]
+        await events.until("lease_lost", within=2)
+        assert stubborn.jobs[0].signal.reason == "lease_lost"
+        stubborn.release.set()
+        await stubborn.ended.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        status = await queue.get_status("a")
+
+    assert status is not None
+    assert (status.state, status.worker_id) == ("processing", "rival")
+    assert not events.of("completed")
+
+
+@in_loop
+async def test_a_claim_that_arrives_past_its_lease_is_not_run(storage: Storage) -> None:
+    """Its deadline counts from before it was sent, and others may run the job already."""
+    gated = Gated(storage)
+    queue = Queue[Any, Any](gated, visibility_timeout=0.15, block_timeout=5)
+    attempts: list[int] = []
+
+    @queue.execute
+    async def note(job: Job[Any]) -> None:
+        attempts.append(job.attempts)
+
+    real = storage.namespace("default").claim
+
+    async def late(*arguments: Any) -> Any:
+        answer = await real(*arguments)
+        if answer.claims and not late_once:
+            late_once.append(True)
+            await passing(0.2)
+        return answer
+
+    late_once: list[bool] = []
+    gated.replaced["claim"] = late
+    async with queue:
+        await queue.enqueue_and_wait("a", 1, timeout=3)
+
+    assert attempts == [2]
+
+
+# Trouble
+
+
+@pytest.mark.slow
+@in_loop
+async def test_trouble_while_settling_never_fails_a_job(storage: Storage) -> None:
+    """Settling is repeated; the job ran once and is completed."""
+    gated = Gated(storage)
+    queue, runs = Queue[Any, Any](gated), []
+
+    @queue.execute
+    async def note(job: Job[Any]) -> str:
+        runs.append(job.attempts)
+        return "done"
+
+    async with queue:
+        gated.failures["settle"] = [StorageUnavailableError("away"), StorageError("odd"), StorageUnavailableError("x")]
+        assert await queue.enqueue_and_wait("a", 1) == "done"
+
+    assert runs == [1]
+
+
+@pytest.mark.slow
+@in_loop
+async def test_a_worker_survives_trouble_while_claiming(storage: Storage) -> None:
+    """It says so once, and resumes alone."""
+    gated = Gated(storage)
+    gated.failures["claim"] = [StorageError("odd")] * 2
+    gated.failures["wait_for_work"] = [StorageError("odder")]
+    queue = Queue[Any, Any](gated)
+    queue.execute(echo)
+    events = Events(queue)
+    async with queue:
+        assert await queue.enqueue_and_wait("a", 7) == 7
+
+    assert len(events.of("error")) <= 2
+    assert events.of("error")
+
+
+@in_loop
+async def test_an_idle_worker_starts_a_new_job_at_once(storage: Storage) -> None:
+    """It is woken by the add, and does not wait for its next look."""
+    queue = Queue[Any, Any](storage, block_timeout=60)
+    queue.execute(echo)
+    async with queue:
+        await passing(0.05)
+        begun = time.monotonic()
+        await queue.enqueue_and_wait("a", 1)
+
+    assert time.monotonic() - begun < 1

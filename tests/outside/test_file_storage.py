@@ -1,0 +1,220 @@
+"""What is special to files: refusals, permissions, other processes, growth. The rest is the conformance kit's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from jobq.clock import Clock
+from jobq.errors import ConfigError, StorageCorruptError, StorageError, StorageUnavailableError
+from jobq.job import NewJob, Settlement, State
+from jobq.storage.contract import Hint, HintKind
+from jobq.storage.file import FileStorage
+
+DATABASE = "jobq.sqlite3"
+
+
+class SetClock(Clock):
+    """A clock that tests set, and that fails where they say."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+        self.boot = "first"
+        self.failing = ""
+
+    def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def boot_id(self) -> str:
+        return self.boot
+
+    def failpoint(self, name: str) -> None:
+        if name == self.failing:
+            raise StorageUnavailableError("the test says so")
+
+
+def job(id: str, *, nonce: str = "", payload: bytes = b"x", reply_to: str | None = None) -> NewJob:
+    return NewJob(id, nonce or f"n.{id}", payload, 3, 60.0, 0.0, 0, reply_to)
+
+
+def test_files_are_private_and_nothing_is_left_running(tmp_path: Path) -> None:
+    """Payloads may be secret, and a stopped program must leave neither threads nor sockets."""
+
+    async def use() -> None:
+        storage = FileStorage(tmp_path / "a" / "b")
+        await storage.open()
+        await storage.namespace("q").add([job("a")])
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "a" / "b").iterdir()}
+        assert modes == {DATABASE: 0o600, f"{DATABASE}-wal": 0o600, f"{DATABASE}-shm": 0o600, "sockets": 0o700}
+        await storage.close()
+
+    threads = threading.active_count()
+    descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    asyncio.run(use())
+
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700
+    assert threading.active_count() == threads
+    assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
+    assert list((tmp_path / "a" / "b" / "sockets").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "garbage", "foreign", "newer", "base is a file"])
+def test_what_is_not_our_database_is_refused(tmp_path: Path, kind: str) -> None:
+    """A planted link or somebody else's file must be neither followed nor changed."""
+    path = tmp_path / DATABASE
+    base = tmp_path
+    if kind == "link":
+        (tmp_path / "elsewhere").touch()
+        path.symlink_to(tmp_path / "elsewhere")
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "garbage":
+        path.write_bytes(b"not a database at all" * 100)
+    elif kind == "base is a file":
+        base = tmp_path / "file"
+        base.touch()
+    else:
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TABLE other (x)")
+        if kind == "newer":
+            connection.execute(f"PRAGMA application_id = {0x6A6F6271}")
+            connection.execute("PRAGMA user_version = 99")
+        connection.close()
+
+    with pytest.raises(ConfigError if kind == "base is a file" else StorageCorruptError, match=str(base)):
+        asyncio.run(FileStorage(base).open())
+
+
+async def opened(path: Path, clock: Clock | None = None) -> FileStorage:
+    storage = FileStorage(path, durability="normal", clock=clock)
+    await storage.open()
+    return storage
+
+
+def test_a_deleted_database_is_an_error_and_no_empty_queue(tmp_path: Path) -> None:
+    """A silently new queue would swallow jobs that nobody ever sees again."""
+
+    async def use() -> None:
+        storage = await opened(tmp_path)
+        queue = storage.namespace("q")
+        await queue.add([job("a")])
+        (tmp_path / DATABASE).unlink()
+        with pytest.raises(StorageCorruptError) as caught:
+            await queue.add([job("b")])
+        assert caught.value.code == "DELETED"
+        await storage.close()
+
+    asyncio.run(use())
+
+
+def test_a_restart_of_the_machine_lapses_every_lease(tmp_path: Path) -> None:
+    """The clock of leases began anew, so old deadlines mean nothing."""
+
+    async def use() -> None:
+        clock = SetClock()
+        storage = await opened(tmp_path, clock)
+        await storage.namespace("q").add([job("a")])
+        await storage.namespace("q").claim("w", 1e6, 1, "s.1")
+        await storage.namespace("q").hold("lock", "a", 1e6)
+        await storage.close()
+        clock.boot = "second"
+        storage = await opened(tmp_path, clock)
+        assert [rescued.id for rescued in (await storage.namespace("q").rescue(10)).rescued] == ["a"]
+        assert await storage.namespace("q").hold("lock", "b", 1.0)
+        await storage.close()
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("where", ["before", "commit", "after"])
+def test_a_fault_fails_one_call_and_not_its_neighbours(tmp_path: Path, where: str) -> None:
+    """Calls of one tick share a transaction, and must not share a fault."""
+
+    async def use() -> None:
+        clock = SetClock()
+        storage = await opened(tmp_path, clock)
+        queue = storage.namespace("q")
+        await queue.counts()
+        clock.failing = f"cancel.{where}"
+        await queue.add([job("a")])
+        failed, added = await asyncio.gather(
+            queue.cancel("a", False, "c.1"), queue.add([job("b")]), return_exceptions=True
+        )
+        clock.failing = ""
+        assert isinstance(failed, StorageUnavailableError)
+        assert added == [None]
+        assert await queue.counts() == {State.QUEUED: 1 if where == "after" else 2}
+        await storage.close()
+
+    asyncio.run(use())
+
+
+def test_results_and_work_reach_another_storage_object(tmp_path: Path) -> None:
+    """Two storage objects on one directory are to each other as two processes."""
+
+    async def use() -> None:
+        caller, worker = await opened(tmp_path), await opened(tmp_path)
+        told: asyncio.Future[Hint] = asyncio.get_running_loop().create_future()
+        watch = await caller.namespace("q").watch(told.set_result)
+        sleeping = asyncio.ensure_future(worker.namespace("q").wait_for_work(30.0))
+        while not list((tmp_path / "sockets").glob("idle-*")):
+            await worker.namespace("q").counts()
+
+        await caller.namespace("q").add([job("a", reply_to=watch.address)])
+        await asyncio.wait_for(sleeping, 5.0)
+        (claim,) = (await worker.namespace("q").claim("w", 30.0, 1, "s.1")).claims
+        await worker.namespace("q").settle([Settlement("a", claim.token, State.COMPLETED, b"r", ttl=60.0)])
+        hint = await asyncio.wait_for(told, 5.0)
+
+        assert hint.kind is HintKind.SETTLED
+        assert hint.snapshot is not None
+        assert hint.snapshot.result == b"r"
+        await caller.close()
+        await worker.close()
+
+    asyncio.run(use())
+
+
+@pytest.mark.slow
+def test_the_file_shrinks_when_jobs_have_expired(tmp_path: Path) -> None:
+    """Nobody should have to compact anything by hand."""
+
+    async def use() -> None:
+        clock = SetClock()
+        storage = await opened(tmp_path, clock)
+        queue = storage.namespace("q")
+        await queue.add([job(f"j{number}", payload=b"x" * 400) for number in range(10_000)])
+        full = (tmp_path / f"{DATABASE}").stat().st_size
+        taken = (await queue.claim("w", 30.0, 10_000, "s.1")).claims
+        await queue.settle([Settlement(c.id, c.token, State.COMPLETED, b"r" * 400, ttl=1.0) for c in taken])
+        full = max(full, (tmp_path / DATABASE).stat().st_size)
+        clock.time += 60.0
+        for _ in range(100):
+            await queue.prune(256)
+        await queue.counts()
+        size = sum(path.stat().st_size for path in tmp_path.glob("jobq*"))  # noqa: ASYNC240
+        assert size < 2**20 < full
+        await storage.close()
+
+    asyncio.run(use())
+
+
+def test_use_before_open_and_in_another_loop_is_refused(tmp_path: Path) -> None:
+    """A typed error, and never a silent hang."""
+    storage = FileStorage(tmp_path)
+
+    async def use() -> None:
+        await storage.namespace("q").counts()
+
+    with pytest.raises(StorageError) as caught:
+        asyncio.run(use())
+    assert caught.value.code == "CLOSED"
