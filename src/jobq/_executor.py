@@ -83,7 +83,9 @@ class Executor(Generic[P, R]):
         running.started_at = self._clock.now()
         try:
             if self.threaded:
-                value = await self._threads.submit(self._handler, job)
+                value, raised = await self._threads.submit(self._handler, job)
+                if raised is not None:
+                    raise raised
             else:
                 value = await self._handler(job)
         except BaseException as error:
@@ -136,7 +138,7 @@ class Executor(Generic[P, R]):
             if isinstance(error, RetryLater) and error.delay is not None:
                 return check_seconds("RetryLater(delay)", error.delay)
             return check_seconds("the retry policy's answer", self._retry(attempt, error))
-        except Exception as refused:
+        except BaseException as refused:  # Whatever a policy of the user's raises, the job is retried.
             self._report(refused)
             return ExponentialBackoff(clock=self._clock)(attempt, error)
 

@@ -14,7 +14,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-_Call = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
+Ended = tuple[Any, BaseException | None]
+"""What a function returned, and what it raised instead: a future itself refuses some exceptions, as StopIteration."""
+_Call = tuple[Callable[[], Any], asyncio.AbstractEventLoop, asyncio.Future[Ended]]
 
 
 class Threads:
@@ -27,10 +29,10 @@ class Threads:
         self._count = 0
         self._lock = threading.Lock()
 
-    def submit(self, function: Callable[..., Any], argument: object) -> asyncio.Future[Any]:
+    def submit(self, function: Callable[..., Any], argument: object) -> asyncio.Future[Ended]:
         """Call ``function(argument)`` in a thread, with a copy of the current context. It cannot be cancelled."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[Ended] = loop.create_future()
         context = contextvars.copy_context()
         with self._lock:
             if self._idle:
@@ -57,17 +59,10 @@ class Threads:
             with self._lock:
                 self._idle += 1
             with contextlib.suppress(RuntimeError):  # The loop was closed: nobody waits for the value.
-                loop.call_soon_threadsafe(_finish, future, value, error)
+                loop.call_soon_threadsafe(_finish, future, (value, error))
             del call, function, future, value, error
 
 
-def _finish(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(value)
-    elif isinstance(error, StopIteration):
-        # A future refuses StopIteration, which would look like the end of a coroutine.
-        future.set_exception(RuntimeError(f"the handler raised {error!r}"))
-    else:
-        future.set_exception(error)
+def _finish(future: asyncio.Future[Ended], ended: Ended) -> None:
+    if not future.done():
+        future.set_result(ended)

@@ -249,7 +249,9 @@ class Worker:
             self._watch_leases()
         if options.job_timeout is not None:
             running.tick = self._timeouts.add(_JobTime(self, running), options.job_timeout)
-        running.task = self._spawn(self._run(running))
+        running.task = task = self._spawn(self._run(running))
+        if running.reason is not None and not self._executor.threaded and not task.done():
+            task.cancel()  # Asked for in the handler's first step, when there was no task to cancel yet.
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # Eagerly, because a handler that never waits then costs no turn of the loop.

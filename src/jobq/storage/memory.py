@@ -350,9 +350,10 @@ class MemoryNamespace:
 
     def _lapsed(self, monotonic: float) -> list[Record]:
         """Find lapsed leases, the oldest first. All are looked at only when the earliest known deadline has passed."""
-        if monotonic < self._none_lapses_before and monotonic >= self._looked_at:
-            return []
+        jumped_back = monotonic < self._looked_at
         self._looked_at = monotonic
+        if monotonic < self._none_lapses_before and not jumped_back:
+            return []
         for record in self._held:
             # Each lease is bounded by its own length, should the clock have jumped back.
             record.lease_until = min(record.lease_until, monotonic + record.lease)
@@ -379,7 +380,7 @@ class MemoryNamespace:
 
     def _enqueue(self, record: Record, delay: float, now: float) -> None:
         if delay > 0.0:
-            record.due = now + delay
+            record.place, record.due = int(now * 1e6), now + delay
             self._later.push(record.due, record)
             self._wake_if_earlier(delay)
         else:

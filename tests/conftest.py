@@ -1,0 +1,32 @@
+"""What the tests share: `--storage`, and the storages that it chooses from."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.register_assert_rewrite("jobq.testing")
+
+STORAGES = ("memory", "file")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--storage",
+        action="append",
+        choices=STORAGES,
+        help="run only tests on this storage, and those that need none; may be given several times",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "storage(name): the storage that a test runs on; see --storage")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests on storages that were not chosen."""
+    chosen = config.getoption("--storage")
+    if not chosen:
+        return
+    left_out = [item for item in items if (mark := item.get_closest_marker("storage")) and mark.args[0] not in chosen]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]

@@ -1,0 +1,351 @@
+"""after_execution: what it is shown, what it may change, and what it cannot harm."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from jobq import ConfigError, ExecutionContext, GiveUp, Job, JobFailedError, MaxRetriesError, Queue
+from jobq.storage.contract import Storage
+
+from tests.engine.scenes import Events, Waiting, in_loop
+
+Context = ExecutionContext[Any, Any]
+
+
+async def act(job: Job[Any]) -> Any:
+    """Fail if told so, else return the payload."""
+    if job.payload == "fail":
+        raise ValueError("handler")
+    if job.payload == "give up":
+        raise GiveUp("handler")
+    return job.payload
+
+
+def queue_with(storage: Storage, hook: Callable[[Context], Any], **options: Any) -> Queue[Any, Any]:
+    queue = Queue[Any, Any](storage, after_execution=hook, retry=lambda attempt, error: 0.0, **options)
+    queue.execute(act)
+    return queue
+
+
+@in_loop
+async def test_it_sees_a_success_before_it_is_stored(storage: Storage) -> None:
+    """Every field, and the job still processing."""
+    seen: list[Any] = []
+
+    async def look(context: Context) -> None:
+        status = await queue.get_status(context.id)
+        seen.append((context, status and status.state))
+
+    queue = queue_with(storage, look, worker_id="label", result_ttl=77)
+    async with queue:
+        await queue.enqueue_and_wait("a", {"x": 1})
+
+    ((context, state),) = seen
+    assert state == "processing"
+    assert (context.id, context.payload, context.result) == ("a", {"x": 1}, {"x": 1})
+    assert (context.status, context.error, context.ttl, context.worker_id) == ("completed", None, 77.0, "label")
+    assert (context.attempts, context.max_attempts) == (1, 3)
+    assert context.created_at <= context.started_at <= context.finished_at
+    assert context.duration == context.finished_at - context.started_at
+
+
+@in_loop
+async def test_it_sees_only_the_last_failure(storage: Storage) -> None:
+    """Not the attempts before; the error is the exception itself."""
+    seen: list[Context] = []
+    queue = queue_with(storage, seen.append)
+    async with queue:
+        with pytest.raises(MaxRetriesError):
+            await queue.enqueue_and_wait("a", "fail")
+        with pytest.raises(JobFailedError):
+            await queue.enqueue_and_wait("b", "give up")
+
+    assert [(context.id, context.status, context.attempts) for context in seen] == [("a", "failed", 3), ("b", "failed", 1)]
+    assert [type(context.error) for context in seen] == [ValueError, GiveUp]
+    assert seen[0].result is None
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
+@in_loop
+async def test_it_changes_the_result(storage: Storage, is_async: bool) -> None:
+    """For the waiter, the cache and the event."""
+
+    def plain(context: Context) -> None:
+        context.result = {"wrapped": context.result}
+
+    async def coroutine(context: Context) -> None:
+        await asyncio.sleep(0)
+        plain(context)
+
+    queue = queue_with(storage, coroutine if is_async else plain)
+    events = Events(queue)
+    async with queue:
+        assert await queue.enqueue_and_wait("a", 1) == {"wrapped": 1}
+        assert await queue.get_result("a") == {"wrapped": 1}
+
+    assert events.of("completed") == [("a", {"wrapped": 1})]
+
+
+@in_loop
+async def test_it_changes_the_result_in_place(storage: Storage) -> None:
+    """A changed list is a changed result."""
+
+    def change(context: Context) -> None:
+        context.result.append("added")
+
+    queue = queue_with(storage, change)
+    events = Events(queue)
+    async with queue:
+        result = await queue.enqueue_and_wait("a", ["mine"])
+        await events.until("completed")
+
+    assert events.of("completed") == [("a", result)]
+    assert result == ["mine", "added"]
+
+
+@in_loop
+async def test_it_makes_a_success_a_failure(storage: Storage) -> None:
+    """By setting an error."""
+    refused = ValueError("not good enough")
+
+    def refuse(context: Context) -> None:
+        context.error = refused
+
+    queue = queue_with(storage, refuse)
+    events = Events(queue)
+    async with queue:
+        with pytest.raises(JobFailedError) as caught:
+            await queue.enqueue_and_wait("a", 1)
+
+    assert (caught.value.error.type, caught.value.error.message) == ("ValueError", "not good enough")
+    assert events.of("failed")[0][1].__cause__ is refused
+    assert not events.of("completed")
+
+
+@in_loop
+async def test_it_replaces_an_error(storage: Storage) -> None:
+    """What is stored and told is the other exception."""
+
+    def hide(context: Context) -> None:
+        context.error = RuntimeError("hidden")
+
+    queue = queue_with(storage, hide)
+    async with queue:
+        with pytest.raises(MaxRetriesError) as caught:
+            await queue.enqueue_and_wait("a", "fail")
+
+    assert (caught.value.error.type, caught.value.error.message) == ("RuntimeError", "hidden")
+
+
+@pytest.mark.parametrize("payload", [1, "fail"])
+@pytest.mark.parametrize("ttl", [500, 500.0, timedelta(seconds=500)])
+@in_loop
+async def test_it_changes_the_ttl(storage: Storage, ttl: Any, payload: Any) -> None:
+    """Of results and of failures, in any form of a duration."""
+
+    def keep(context: Context) -> None:
+        context.ttl = ttl
+
+    queue = queue_with(storage, keep, max_attempts=1)
+    async with queue:
+        await asyncio.gather(queue.enqueue_and_wait("a", payload), return_exceptions=True)
+        status = await queue.get_status("a")
+
+    assert status is not None
+    assert status.expires_at is not None
+    assert status.finished_at is not None
+    assert status.expires_at - status.finished_at == pytest.approx(500, abs=0.01)
+
+
+@in_loop
+async def test_a_ttl_of_zero_frees_the_id_and_answers_the_waiter(storage: Storage) -> None:
+    """As the option of the queue does."""
+
+    def forget(context: Context) -> None:
+        context.ttl = 0
+
+    queue = queue_with(storage, forget)
+    async with queue:
+        assert await queue.enqueue_and_wait("a", 1) == 1
+        assert await queue.get_status("a") is None
+
+
+@pytest.mark.parametrize("payload", [1, "fail"])
+@pytest.mark.parametrize("ttl", [-1, float("nan"), float("inf"), 1e18, "5", None, True, [1]], ids=repr)
+@in_loop
+async def test_an_absurd_ttl_is_reported_and_the_original_stands(storage: Storage, ttl: Any, payload: Any) -> None:
+    """The job ends as it would have."""
+
+    def absurd(context: Context) -> None:
+        context.ttl = ttl
+
+    queue = queue_with(storage, absurd, result_ttl=77, max_attempts=1)
+    events = Events(queue)
+    async with queue:
+        await asyncio.gather(queue.enqueue_and_wait("a", payload), return_exceptions=True)
+        status = await queue.get_status("a")
+
+    ((error,),) = events.of("error")
+    assert isinstance(error, ConfigError)
+    assert "ttl" in str(error)
+    assert status is not None
+    assert status.state == ("completed" if payload == 1 else "failed")
+    assert status.expires_at is not None
+    assert status.finished_at is not None
+    assert status.expires_at - status.finished_at == pytest.approx(77, abs=0.01)
+
+
+@pytest.mark.parametrize("result", [float("nan"), {1}, object(), "x" * 2000], ids=lambda result: type(result).__name__)
+@in_loop
+async def test_an_unserialisable_result_is_reported_and_the_original_stands(storage: Storage, result: Any) -> None:
+    """In the store and in the event."""
+
+    def spoil(context: Context) -> None:
+        context.result = result
+
+    queue = queue_with(storage, spoil, max_payload=1000)
+    events = Events(queue)
+    async with queue:
+        assert await queue.enqueue_and_wait("a", 7) == 7
+
+    assert len(events.of("error")) == 1
+    assert events.of("completed") == [("a", 7)]
+
+
+@pytest.mark.parametrize("error", ["a text", 3, ValueError, {"type": "x"}], ids=repr)
+@pytest.mark.parametrize("payload", [7, "fail"])
+@in_loop
+async def test_an_error_that_is_no_exception_is_reported_and_the_original_stands(
+    storage: Storage, error: Any, payload: Any
+) -> None:
+    """A text in its place neither loses the job nor runs it again."""
+
+    def spoil(context: Context) -> None:
+        context.error = error
+
+    queue = queue_with(storage, spoil, max_attempts=1, visibility_timeout=0.5)
+    events = Events(queue)
+    async with queue:
+        (answer,) = await asyncio.gather(queue.enqueue_and_wait("a", payload, timeout=2), return_exceptions=True)
+
+    if payload == 7:
+        assert answer == 7
+    else:
+        assert isinstance(answer, MaxRetriesError)
+        assert answer.error.type == "ValueError"
+    assert len(events.of("error")) == 1
+
+
+class Odd(BaseException):
+    """Not an Exception."""
+
+
+@pytest.mark.parametrize("payload", [7, "fail"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
+@pytest.mark.parametrize(
+    "raised", [ValueError("hook"), asyncio.CancelledError("hook"), SystemExit(1), Odd("hook")], ids=lambda e: type(e).__name__
+)
+@in_loop
+async def test_a_hook_that_raises_is_reported_and_changes_nothing(
+    storage: Storage, raised: BaseException, is_async: bool, payload: Any
+) -> None:
+    """Not even what it had changed before."""
+
+    def plain(context: Context) -> None:
+        context.result, context.ttl, context.error = "changed", 5.0, RuntimeError("changed")
+        raise raised
+
+    async def coroutine(context: Context) -> None:
+        plain(context)
+
+    queue = queue_with(storage, coroutine if is_async else plain, max_attempts=1, result_ttl=77)
+    events = Events(queue)
+    async with queue:
+        (answer,) = await asyncio.gather(queue.enqueue_and_wait("a", payload), return_exceptions=True)
+        status = await queue.get_status("a")
+
+    if payload == 7:
+        assert answer == 7
+    else:
+        assert isinstance(answer, MaxRetriesError)
+        assert answer.error.type == "ValueError"
+    assert events.of("error") == [(raised,)]
+    assert status is not None
+    assert status.expires_at is not None
+    assert status.finished_at is not None
+    assert status.expires_at - status.finished_at == pytest.approx(77, abs=0.01)
+
+
+@in_loop
+async def test_it_is_not_called_for_a_job_given_back_or_cancelled(storage: Storage) -> None:
+    """Neither is a success or a last failure."""
+    seen: list[Context] = []
+    queue, waiting = Queue[Any, Any](storage, after_execution=seen.append, max_attempts=1), Waiting()
+    queue.execute(waiting)
+    events = Events(queue)
+    async with queue:
+        await queue.enqueue("a", 1)
+        await waiting.begun()
+        await queue.cancel("a", running=True)
+        await events.until("cancelled")
+        await queue.enqueue("b", 1)
+        await waiting.begun(2)
+        await queue.stop(0)
+
+    assert not seen
+
+
+@in_loop
+async def test_it_is_called_when_a_coroutine_used_up_its_time(storage: Storage) -> None:
+    """JOB_TIMEOUT on the last attempt is a last failure."""
+    seen: list[Context] = []
+    queue, waiting = Queue[Any, Any](storage, after_execution=seen.append, max_attempts=1, job_timeout=0.05), Waiting()
+    queue.execute(waiting)
+    async with queue:
+        with pytest.raises(MaxRetriesError):
+            await queue.enqueue_and_wait("a", 1)
+
+    assert [(context.id, context.status, type(context.error)) for context in seen] == [("a", "failed", TimeoutError)]
+
+
+@in_loop
+async def test_it_is_called_when_a_function_used_up_its_time(storage: Storage) -> None:
+    """The same for a function that still runs in its thread."""
+    seen: list[Context] = []
+    queue = Queue[Any, Any](storage, after_execution=seen.append, max_attempts=1, job_timeout=0.05)
+    go = threading.Event()
+
+    @queue.execute
+    def slow(job: Job[Any]) -> None:
+        go.wait(5)
+
+    async with queue:
+        with pytest.raises(MaxRetriesError):
+            await queue.enqueue_and_wait("a", 1)
+        go.set()
+
+    assert [(context.id, context.status, type(context.error)) for context in seen] == [("a", "failed", TimeoutError)]
+
+
+@in_loop
+async def test_it_may_use_the_queue_and_stop_it(storage: Storage) -> None:
+    """It runs within the handler's place."""
+
+    async def last(context: Context) -> None:
+        await queue.enqueue("next", None, delay=60)
+        await queue.stop()
+
+    queue = queue_with(storage, last)
+    events = Events(queue)
+    await queue.start()
+    await queue.enqueue("a", 1)
+    await events.until("stopped", within=2)
+    await queue.stop()
+
+    assert events.of("completed") == [("a", 1)]
+    assert ("next",) in events.of("enqueued")
