@@ -8,6 +8,7 @@ before the first read, so nothing changes in between. What others must hear of i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -39,15 +40,19 @@ _ON_THE_WAY = 100
 
 _INSERT = """
     INSERT INTO jobs (queue, id, generation, state, max_attempts, priority, place, due, created_at, result_ttl,
-        recent, replies, payload)
-    VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+        recent, replies, payload) VALUES {rows} ON CONFLICT DO NOTHING"""
+_VALUES = "(?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_MOST_ROWS = 64
 _TAKE = """
     UPDATE jobs SET state = 2, attempts = attempts + 1, worker = ?, token = ?, lease = ?, lease_until = ?,
         started_at = ? WHERE number = ?"""
 _UNLEASE = "token = NULL, lease_until = NULL, settled_token = token, settled_as = "
-_END = f"""
+_ENDED = f"""
     UPDATE jobs SET state = ?1, result = ?2, error = ?3, finished_at = ?4, expires_at = ?5, cancel_asked = 0,
-        replies = NULL, payload = CASE ?1 WHEN {_FAILED} THEN payload ELSE x'' END, {_UNLEASE} ?6 WHERE number = ?7"""
+        replies = NULL, payload = CASE ?1 WHEN {_FAILED} THEN payload ELSE x'' END, {_UNLEASE} ?6"""
+_END = f"{_ENDED} WHERE number = ?7"
+_END_PLAINLY = f"""{_ENDED}
+    WHERE queue = ?7 AND id = ?8 AND token = ?9 AND cancel_asked = 0 AND replies IS NULL"""
 _RETURN = f"UPDATE jobs SET state = 1, error = ?, place = ?, due = ?, {_UNLEASE} 0 WHERE number = ?"
 _GIVE_BACK = f"UPDATE jobs SET state = ?, attempts = ?, {_UNLEASE} 0 WHERE number = ?"
 
@@ -60,7 +65,7 @@ class Transitions(Steps):
         places = range(self._count(len(jobs)), 0x7FFFFFFFFFFFFFFF)
         new = [self._new(job, place, None) for job, place in zip(jobs, places, strict=False)]
         answers: list[AddAnswer] = [None] * len(jobs)
-        if self._run_many(_INSERT, new).rowcount != len(jobs):
+        if self._insert(new) != len(jobs):
             rows = self._rows((job.id for job in jobs), COLUMNS)
             answers = [self._add_held(job, rows, values) for job, values in zip(jobs, new, strict=True)]
         for job, answer in zip(jobs, answers, strict=True):
@@ -112,6 +117,9 @@ class Transitions(Steps):
         return answers
 
     def settle(self, settlements: Sequence[Settlement]) -> list[SettleAnswer]:
+        if self._ended_plainly(settlements):
+            return [Settled.APPLIED] * len(settlements)
+        # What was ended just now is found with its token settled, and answered as applied like any repetition.
         rows = self._rows((settlement.id for settlement in settlements), LIGHT_COLUMNS)
         writes: dict[str, list[tuple[Any, ...]]] = {_END: [], _RETURN: [], _GIVE_BACK: []}
         answers = [self._settle(settlement, rows.get(settlement.id), writes) for settlement in settlements]
@@ -202,6 +210,20 @@ class Transitions(Steps):
             job.payload,
         )  # fmt: skip
 
+    def _insert(self, rows: list[tuple[Any, ...]]) -> int:
+        """Insert rows whose ids are free, and return how many.
+
+        Many rows make one statement, because between two statements the thread must get the interpreter's lock back.
+        Their number is a power of two, so that few different statements are prepared.
+        """
+        inserted = start = 0
+        while start < len(rows):
+            many = min(_MOST_ROWS, 1 << ((len(rows) - start).bit_length() - 1))
+            statement = _INSERT.format(rows=", ".join([_VALUES] * many))
+            inserted += self._run(statement, [*chain.from_iterable(rows[start : start + many])]).rowcount
+            start += many
+        return inserted
+
     def _add_held(self, job: NewJob, rows: dict[str, Row | StorageCorruptError], values: tuple[Any, ...]) -> AddAnswer:
         """Answer an add whose id may have been held, by somebody else or by this very request."""
         row = rows[job.id]
@@ -213,7 +235,7 @@ class Transitions(Steps):
             self._note(row, job.reply_to)
             return row.snapshot()
         self._run("DELETE FROM jobs WHERE number = ?", (row.number,))
-        self._run(_INSERT, (*values[:9], row.hand_on(self._now), *values[10:]))
+        self._insert([(*values[:9], row.hand_on(self._now), *values[10:])])
         rows.update(self._rows((job.id,), COLUMNS))
         return None
 
@@ -252,6 +274,17 @@ class Transitions(Steps):
             ).fetchall()
             claims += (Claim(*columns) for columns in still)
         return claims
+
+    def _ended_plainly(self, settlements: Sequence[Settlement]) -> bool:
+        """End the claims that nothing more has to be known of, in one statement each; True if that was all."""
+        now, plain = self._now, []
+        for settlement in settlements:
+            state = NUMBER_OF[settlement.state]
+            if state not in (_COMPLETED, _FAILED):
+                return False
+            ended = (state, settlement.result, settlement.error, now, now + settlement.ttl, 0)
+            plain.append((*ended, self._queue, settlement.id, settlement.token))
+        return self._run_many(_END_PLAINLY, plain).rowcount == len(settlements)
 
     def _settle(
         self, settlement: Settlement, row: Row | StorageCorruptError | None, writes: dict[str, list[tuple[Any, ...]]]

@@ -11,7 +11,7 @@ from jobq.testing.bench import TTL, Bench, StorageCase, near, scenario
 ODD_IDS = (
     " ", "a", "A", "a:b", "a:b:c", "a/b", "../x", "../../etc/passwd", "/etc/passwd", ".", "..", "a\\b", "C:\\x", "~",
     "CON", "a.", "a ", "\n", "\r\nSET x 1\r\n", "*", "?[a-z]", "{tag}", "}{", "%s%n", "'; DROP TABLE jobs;--", '"', "`",
-    "<script>", "__proto__", "NaN", "null", "0", "-1", "\u00e9", "e\u0301", "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "<script>", "__proto__", "NaN", "null", "0", "-1", "\u00e9", "e\u0301", "\U0001f468\u200d\U0001f469",
     "\u202egnp", "\ufeffx", "\x7f\x01", "x" * 1024, "\u20ac" * 341, "x" * 255, "x" * 256,
 )  # fmt: skip
 """Ids that somebody's storage has confused, interpreted or refused."""

@@ -287,6 +287,21 @@ class Resending(StorageCase):
         assert await bench.picture() == before
 
     @scenario
+    async def test_a_revive_sent_again_leaves_the_next_revive_alone(self, bench: Bench) -> None:
+        """The revived run failed and was revived once more: the first request adds no third."""
+        nonce = bench.nonce()
+        await bench.failed()
+        await bench.revive(nonce=nonce)
+        await bench.settle(await bench.take(), State.FAILED)
+        await bench.revive()
+        await bench.settle(await bench.take(), State.FAILED)
+        before = await bench.picture()
+
+        assert await bench.revive(nonce=nonce) is State.FAILED
+
+        assert await bench.picture() == before
+
+    @scenario
     async def test_a_retain_sent_twice_counts_from_the_first(self, bench: Bench) -> None:
         """The expiry does not move again."""
         nonce = bench.nonce()

@@ -1,0 +1,35 @@
+"""How soon an idle worker in another process begins a job."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+
+from benchmarks.measure import PAYLOAD, Goal, Plan, Row, directory, rows
+from benchmarks.worker import serving
+from jobq import FileStorage, Queue
+
+_GOALS = (Goal("file, full: pick-up by an idle worker, median", 5.0, "ms", at_least=False),)
+_PAUSE = 0.03  # Long enough for the worker to go to sleep again.
+
+
+def measure(plan: Plan) -> Iterator[Row]:
+    with directory() as path, serving(path, "full"):
+        numbers = itertools.count()
+        yield from rows(_GOALS, lambda: (asyncio.run(_pick_up(FileStorage(path), numbers, plan.jobs(100))),))
+
+
+async def _pick_up(storage: FileStorage, numbers: Iterator[int], count: int) -> float:
+    """Return the median of milliseconds from the call of enqueue to the first line of the handler."""
+    queue = Queue[str, float](storage)
+    taken = []
+    async with queue:
+        for number in itertools.islice(numbers, count):
+            await asyncio.sleep(_PAUSE)
+            asked = time.monotonic()  # It is the same for all processes of a machine.
+            began = await queue.enqueue_and_wait(f"job-{number}", PAYLOAD)
+            taken.append(1000 * (began - asked))
+    return statistics.median(taken)

@@ -1,0 +1,42 @@
+"""Random sequences of calls against the model: memory and file behave alike because both behave as it says."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from jobq import FileStorage, MemoryStorage
+from jobq.storage.contract import Storage
+from jobq.testing import ManualClock, check_storage_machine
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.storage("memory")
+def test_random_sequences_agree_with_the_model_on_memory() -> None:
+    """Five hundred sequences, the same at every run."""
+    check_storage_machine(lambda clock: MemoryStorage(clock=clock), examples=500)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.storage("file")
+def test_random_sequences_agree_with_the_model_on_file(tmp_path: Path) -> None:
+    """Reopening is by another object, so nothing may be remembered outside the file."""
+    folders: dict[Storage, Path] = {}
+    names = itertools.count()
+
+    def make(clock: ManualClock) -> Storage:
+        return opened(tmp_path / str(next(names)), clock)
+
+    def reopen(storage: Storage) -> Storage:
+        return opened(folders[storage], storage.clock)
+
+    def opened(folder: Path, clock: object) -> Storage:
+        storage = FileStorage(folder, durability="normal", clock=clock)
+        folders[storage] = folder
+        return storage
+
+    check_storage_machine(make, reopen=reopen, examples=500)
