@@ -16,6 +16,8 @@ from rich.table import Table
 
 from benchmarks.measure import Row
 
+_WIDTH = 120
+
 
 def machine() -> dict[str, str]:
     """Say where the figures come from; without that they mean nothing."""
@@ -32,6 +34,8 @@ def machine() -> dict[str, str]:
 
 def print_table(sections: Sequence[tuple[str, Sequence[Row]]]) -> None:
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)  # For a file: as wide as the table wants to be.
     for name, value in machine().items():
         console.print(f"[dim]{name:>8}[/dim]  {value}", highlight=False)
     table = Table("what", "target", "measured", "of 3 runs", "", caption="Medians of 3 runs after one to warm up.")

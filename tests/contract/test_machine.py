@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobq import FileStorage, MemoryStorage
+from jobq.clock import Clock
 from jobq.storage.contract import Storage
 from jobq.testing import ManualClock, check_storage_machine
 
@@ -34,7 +35,7 @@ def test_random_sequences_agree_with_the_model_on_file(tmp_path: Path) -> None:
     def reopen(storage: Storage) -> Storage:
         return opened(folders[storage], storage.clock)
 
-    def opened(folder: Path, clock: object) -> Storage:
+    def opened(folder: Path, clock: Clock) -> Storage:
         storage = FileStorage(folder, durability="normal", clock=clock)
         folders[storage] = folder
         return storage

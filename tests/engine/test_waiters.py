@@ -86,9 +86,7 @@ async def test_a_thousand_waiters_are_all_answered(storage: Storage) -> None:
     queue.execute(echo)
     async with queue:
         results = await asyncio.gather(*(queue.enqueue_and_wait(str(number), number) for number in range(1000)))
-        before = len(asyncio.all_tasks())
-        await queue.enqueue_and_wait("last", 1)
-        assert len(asyncio.all_tasks()) <= before
+        assert len(asyncio.all_tasks()) < 12
 
     assert results == list(range(1000))
 
@@ -129,7 +127,7 @@ async def test_a_call_cancelled_in_its_first_step_is_all_or_nothing(storage: Sto
 @in_loop
 async def test_a_result_that_comes_after_the_timeout_is_kept(storage: Storage) -> None:
     """The job is unaffected, and get_result tells."""
-    queue, waiting, = Queue[Any, Any](storage), Waiting()
+    queue, waiting = Queue[Any, Any](storage), Waiting()
     events = Events(queue)
     queue.execute(waiting)
     async with queue:
@@ -271,7 +269,7 @@ async def test_a_result_that_is_too_large_for_a_hint_is_read(storage: Storage) -
 @in_loop
 async def test_a_purged_job_is_told_of(storage: Storage) -> None:
     """A waiter on a job whose record is gone is not left waiting."""
-    gated, queue = Gated(storage), None
+    gated = Gated(storage)
     queue = Queue[Any, Any](gated)
     async with queue:
         waiter = asyncio.create_task(queue.enqueue_and_wait("a", 1))

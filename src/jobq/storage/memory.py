@@ -312,7 +312,7 @@ class MemoryNamespace:
     def _revive(self, record: Record, nonce: str, now: float) -> None:
         if record.state is not State.FAILED:
             return
-        record.remember(record.generation, None, now)
+        record.remember_generation(now)
         record.generation = nonce
         record.state, record.attempts = State.QUEUED, 0
         record.error = record.started_at = record.finished_at = None

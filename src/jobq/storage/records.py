@@ -93,6 +93,11 @@ class Record:
         self.recent = {key: value for key, value in self.recent.items() if value[1] > now - LINGER}
         self.recent[nonce] = (answer, now)
 
+    def remember_generation(self, now: float) -> None:
+        """Keep the nonce of the add that began this generation; that of a revive is remembered with its answer."""
+        if self.generation not in self.recent:
+            self.remember(self.generation, None, now)
+
     def answered(self, nonce: str, now: float) -> object:
         """Return what a request was answered within the last `LINGER` seconds, or `UNKNOWN`."""
         answer, at = self.recent.get(nonce, (UNKNOWN, NEVER))
@@ -100,7 +105,7 @@ class Record:
 
     def handed_on(self, now: float) -> dict[str, tuple[Answer, float]]:
         """Return what the record that replaces this one must still remember."""
-        self.remember(self.generation, None, now)
+        self.remember_generation(now)
         if self.settled is not None:
             self.remember(*self.settled, now)
         return self.recent

@@ -86,9 +86,14 @@ class Row(msgspec.Struct):
         kept[nonce] = (kind, answer, now)
         self.recent = msgspec.msgpack.encode(kept)
 
+    def remember_generation(self, now: float) -> None:
+        """Keep the nonce of the add that began this generation; that of a revive is remembered with its answer."""
+        if self.generation not in self._remembered():
+            self.remember(self.generation, None, now)
+
     def hand_on(self, now: float) -> bytes | None:
         """Return what the record that replaces this one must still remember, as a ``recent`` column."""
-        self.remember(self.generation, None, now)
+        self.remember_generation(now)
         if self.settled_token is not None:
             self.remember(self.settled_token, SETTLED[self.settled_as or 0], now)
         return self.recent

@@ -144,7 +144,7 @@ class Transitions(Steps):
         def change(row: Row) -> None:
             if row.state is not State.FAILED:
                 return
-            row.remember(row.generation, None, self._now)
+            row.remember_generation(self._now)
             row.generation = nonce
             row.state, row.attempts = State.QUEUED, 0
             row.error = row.started_at = row.finished_at = row.expires_at = row.replies = None

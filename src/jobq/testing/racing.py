@@ -81,9 +81,7 @@ class Racing(StorageCase):
         await bench.claim(20, lease=5.0)
         bench.clock.advance(5.25)
 
-        answers = await asyncio.gather(
-            bench.queue.rescue(100), peer.queue.rescue(100), bench.claim(20), peer.claim(20)
-        )
+        answers = await asyncio.gather(bench.queue.rescue(100), peer.queue.rescue(100), bench.claim(20), peer.claim(20))
 
         rescued = [one.id for answer in answers for one in answer.rescued]
         assert len(rescued) == len(set(rescued)) == 20

@@ -106,9 +106,7 @@ class Settling(StorageCase):
         before = await bench.picture(("job", "other"))
         tokens = (other.token, claim.token[:-1], claim.token + "0", claim.token.partition("-")[0], "", "1-ab", "x")
 
-        answers = await bench.queue.settle(
-            [replace(bench.settlement(claim), token=token) for token in tokens]
-        )
+        answers = await bench.queue.settle([replace(bench.settlement(claim), token=token) for token in tokens])
 
         assert set(answers) == {Settled.LOST}
         assert await bench.picture(("job", "other")) == before

@@ -1,0 +1,561 @@
+"""Life of a queue: start, stop, run, and what is left behind: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jobq import (
+    ConfigError,
+    Job,
+    JobQueueError,
+    LeaderElection,
+    MemoryStorage,
+    Queue,
+    QueueClosedError,
+    Reaper,
+    StorageUnavailableError,
+)
+from jobq.storage.contract import Storage
+
+from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
+
+
+@contextlib.contextmanager
+def nothing_left() -> Iterator[None]:
+    """Check that threads that began inside have ended soon after."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(2)
+    left = [thread.name for thread in set(threading.enumerate()) - before]
+    assert not left
+
+
+async def tasks_left() -> set[asyncio.Task[Any]]:
+    """Return the tasks of others, after what is ending has ended."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+    current = asyncio.current_task()
+    # The test itself runs in a task within one.
+    return {task for task in asyncio.all_tasks() if task is not current and not task.done()}
+
+
+@in_loop
+async def test_start_and_stop_twice_are_harmless(storage: Storage) -> None:
+    """One started, one stopped, each time."""
+    queue = Queue[Any, Any](storage)
+    queue.execute(echo)
+    events = Events(queue)
+    await queue.stop()
+    for round in range(2):
+        await queue.start()
+        await queue.start()
+        assert await queue.enqueue_and_wait(f"job-{round}", round) == round
+        await queue.stop()
+        await queue.stop()
+
+    assert events.of("started") == events.of("stopped") == [(), ()]
+
+
+@in_loop
+async def test_starts_at_once_make_one_worker(storage: Storage) -> None:
+    """And stops at once end it once."""
+    queue, waiting = Queue[Any, Any](storage, concurrency=1), Waiting()
+    queue.execute(waiting)
+    events = Events(queue)
+    await asyncio.gather(*(queue.start() for _ in range(5)))
+    await queue.enqueue_many([("a", 1), ("b", 1)])
+    await waiting.begun()
+    await passing(0.03)
+    waiting.release.set()
+    await asyncio.gather(queue.wait("a"), queue.wait("b"))
+    await asyncio.gather(*(queue.stop() for _ in range(5)))
+
+    assert waiting.most == 1
+    assert (len(events.of("started")), len(events.of("stopped"))) == (1, 1)
+
+
+@in_loop
+async def test_a_start_during_a_stop_starts_after_it(storage: Storage) -> None:
+    """The queue is open afterwards."""
+    queue, waiting = Queue[Any, Any](storage), Waiting()
+    queue.execute(waiting)
+    events = Events(queue)
+    await queue.start()
+    await queue.enqueue("a", 1)
+    await waiting.begun()
+    stopping = asyncio.create_task(queue.stop())
+    await asyncio.sleep(0)
+    starting = asyncio.create_task(queue.start())
+    await asyncio.sleep(0)
+    waiting.release.set()
+    await asyncio.gather(stopping, starting)
+
+    assert await queue.enqueue_and_wait("b", 2) == 2
+    await queue.stop()
+    assert [name for name in events.names if name in ("started", "stopped")] == ["started", "stopped"] * 2
+
+
+@in_loop
+async def test_a_stop_during_a_start_leaves_the_queue_stopped(storage: Storage) -> None:
+    """Whoever stops last is obeyed, however long the storage takes to connect."""
+    gated = Gated(storage)
+    gated.gates["open"] = asyncio.Event()
+    queue = Queue[Any, Any](gated)
+    queue.execute(echo)
+    starting = asyncio.create_task(queue.start())
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(queue.stop())
+    await asyncio.sleep(0)
+    gated.gates["open"].set()
+    await asyncio.gather(starting, stopping, return_exceptions=True)
+
+    try:
+        with pytest.raises(QueueClosedError):
+            await queue.counts()
+    finally:
+        await queue.stop()
+
+
+@in_loop
+async def test_a_start_that_is_cancelled_leaves_nothing_open(storage: Storage) -> None:
+    """While the storage connects, and while a started listener runs."""
+    gated = Gated(storage)
+    queue = Queue[Any, Any](gated)
+    queue.execute(echo)
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    @queue.on("started")
+    async def slow() -> None:
+        begun.set()
+        await go.wait()
+
+    gated.gates["open"] = asyncio.Event()
+    starting = asyncio.create_task(queue.start())
+    await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait([starting])
+    with pytest.raises(QueueClosedError):
+        await queue.counts()
+
+    gated.gates["open"].set()
+    starting = asyncio.create_task(queue.start())
+    await begun.wait()
+    starting.cancel()
+    await asyncio.wait([starting])
+    go.set()
+    try:
+        # Either it is closed, or a further start makes it work: it is not left in between.
+        await queue.start()
+        assert await queue.enqueue_and_wait("a", 1, timeout=1) == 1
+    finally:
+        await queue.stop()
+
+
+@in_loop
+async def test_a_start_that_fails_can_be_repeated(storage: Storage) -> None:
+    """The storage is closed again as often as it was opened."""
+    gated = Gated(storage)
+    gated.failures["watch"] = [StorageUnavailableError("away")]
+    queue = Queue[Any, Any](gated)
+    queue.execute(echo)
+    with pytest.raises(StorageUnavailableError):
+        await queue.start()
+    with pytest.raises(QueueClosedError):
+        await queue.counts()
+    async with queue:
+        assert await queue.enqueue_and_wait("a", 1) == 1
+
+
+@in_loop
+async def test_a_stop_that_is_cancelled_goes_on(storage: Storage) -> None:
+    """In the background."""
+    queue, waiting = Queue[Any, Any](storage), Waiting()
+    queue.execute(waiting)
+    events = Events(queue)
+    await queue.start()
+    await queue.enqueue("a", 1)
+    await waiting.begun()
+    stopping = asyncio.create_task(queue.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    waiting.release.set()
+    await events.until("stopped")
+
+    assert events.of("completed") == [("a", 1)]
+    with pytest.raises(QueueClosedError):
+        await queue.counts()
+
+
+@in_loop
+async def test_a_handler_may_be_registered_after_the_start(storage: Storage) -> None:
+    """It begins to consume at once."""
+    async with Queue[Any, Any](storage) as queue:
+        await queue.enqueue("a", 1)
+        queue.execute(echo)
+        assert await queue.wait("a", timeout=2) == 1
+
+
+class Opaque:
+    """A class that msgspec cannot decode."""
+
+
+@in_loop
+async def test_a_type_that_cannot_be_decoded_is_refused_at_start(storage: Storage) -> None:
+    """And a serde of one's own is the remedy."""
+    queue = Queue[Opaque, Any](storage)
+
+    @queue.execute
+    async def handler(job: Job[Opaque]) -> None: ...
+
+    with pytest.raises(ConfigError, match="serde"):
+        await queue.start()
+    await queue.stop()
+
+
+@in_loop
+async def test_a_handler_that_is_refused_after_the_start_is_not_registered(storage: Storage) -> None:
+    """Another one can take its place."""
+    queue = Queue(storage)
+
+    async def refused(job: Job[Opaque]) -> None: ...
+
+    async with queue:
+        with pytest.raises(ConfigError, match="serde"):
+            queue.execute(refused)
+        queue.execute(echo)
+        assert await queue.enqueue_and_wait("a", 1, timeout=1) == 1
+
+
+@in_loop
+async def test_stopping_leaves_no_task_and_no_thread(storage: Storage) -> None:
+    """After every kind of work: async and plain handlers, waiters, listeners, reapers."""
+    before = await tasks_left()
+    with nothing_left():
+        for plain in (False, True):
+            queue = Queue[Any, Any](storage, name=f"plain-{plain}", concurrency=4, job_timeout=10)
+            queue.execute((lambda job: job.payload) if plain else echo)
+            reaper = Reaper(storage, name=queue.name, leader_election=LeaderElection())
+            async with queue, reaper:
+                await asyncio.gather(*(queue.enqueue_and_wait(str(number), number) for number in range(20)))
+                with contextlib.suppress(TimeoutError):
+                    await queue.enqueue_and_wait("later", 1, delay=60, timeout=0.02)
+            assert await tasks_left() == before
+
+
+@in_loop
+async def test_a_stopped_storage_is_not_kept_alive() -> None:
+    """A program may make and drop any number of storages."""
+    other = MemoryStorage()
+    gone = weakref.ref(other)
+    queue = Queue[Any, Any](other)
+    queue.execute(echo)
+    async with queue:
+        await queue.enqueue_and_wait("a", 1)
+    del queue, other
+    await passing(0.05)
+    gc.collect()
+
+    assert gone() is None
+
+
+@in_loop
+async def test_a_stopped_queue_is_not_kept_alive(storage: Storage) -> None:
+    """Nor is anything that hangs on it."""
+    queue = Queue[Any, Any](storage)
+    queue.execute(echo)
+    async with queue:
+        await queue.enqueue_and_wait("a", 1)
+    gone = weakref.ref(queue)
+    del queue
+    await passing(0.05)
+    gc.collect()
+
+    assert gone() is None
+
+
+@pytest.mark.slow
+@in_loop
+async def test_queues_that_come_and_go_keep_their_leases(storage: Storage) -> None:
+    """The last one leaves the thread that renews while the next one joins it."""
+    for round in range(15):
+        leaving = Queue[Any, Any](storage, name="leaving")
+        leaving.execute(echo)
+        await leaving.start()
+        staying = Queue[Any, Any](storage, name="staying", visibility_timeout=0.1, block_timeout=0.05)
+        waiting = Waiting()
+        staying.execute(waiting)
+        events = Events(staying)
+        await asyncio.gather(leaving.stop(), staying.start())
+        await staying.enqueue(f"job-{round}", round)
+        await waiting.begun()
+        await passing(0.15)
+        waiting.release.set()
+        assert await staying.wait(f"job-{round}") == round
+        await staying.stop()
+        assert not events.of("lease_lost")
+
+
+# Loops and processes
+
+
+def test_a_queue_may_be_started_again_in_another_loop(storage: Storage) -> None:
+    """After it was stopped, with its jobs where they are."""
+    queue = Queue[Any, Any](storage)
+    queue.execute(echo)
+
+    async def use(id: str) -> Any:
+        async with queue:
+            return await queue.enqueue_and_wait(id, id)
+
+    assert [asyncio.run(use(id)) for id in "aab"] == ["a", "a", "b"]
+
+
+@in_loop
+async def test_use_in_another_loop_is_refused(storage: Storage) -> None:
+    """With a code; never a silent hang."""
+
+    async def use() -> list[str]:
+        codes = []
+        for call in (lambda: queue.enqueue("a", 1), queue.start, queue.stop, lambda: queue.wait("a")):
+            with pytest.raises(JobQueueError) as caught:
+                await call()
+            codes.append(caught.value.code)
+        return codes
+
+    async with Queue[Any, Any](storage) as queue:
+        assert await asyncio.to_thread(lambda: asyncio.run(use())) == ["WRONG_LOOP"] * 4
+
+
+@pytest.mark.slow
+def test_a_loop_closed_under_a_running_queue_ends_its_threads_and_the_job_recovers(storage: Storage) -> None:
+    """Nobody stopped it: its leases lapse, and another queue runs the job."""
+    waiting: list[str] = []
+
+    async def abandon() -> None:
+        queue = Queue[Any, Any](storage, visibility_timeout=0.2)
+
+        @queue.execute
+        async def endless(job: Job[Any]) -> None:
+            waiting.append(job.id)
+            await asyncio.Event().wait()
+
+        await queue.start()
+        await queue.enqueue("a", 7)
+        while not waiting:
+            await asyncio.sleep(0)
+
+    with nothing_left():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            asyncio.run(abandon())
+            begun = time.monotonic()
+            while time.monotonic() - begun < 1.5 and not any(w.category is ResourceWarning for w in caught):
+                threading.Event().wait(0.05)
+                gc.collect()
+        messages = [str(w.message) for w in caught if w.category is ResourceWarning and "never stopped" in str(w.message)]
+
+        async def recover() -> Any:
+            queue = Queue[Any, Any](storage, block_timeout=0.1)
+            queue.execute(echo)
+            async with queue:
+                return await queue.wait("a", timeout=3)
+
+        assert asyncio.run(recover()) == 7
+    assert messages == ["queue 'default' was never stopped"]
+
+
+@pytest.mark.slow
+def test_an_abandoned_queue_can_be_started_in_a_new_loop(storage: Storage) -> None:
+    """The same object; it forgets what the closed loop left behind."""
+    queue = Queue[Any, Any](storage, visibility_timeout=0.2, block_timeout=0.1)
+    attempts: list[int] = []
+
+    @queue.execute
+    async def at_first_endless(job: Job[Any]) -> int:
+        attempts.append(job.attempts)
+        if len(attempts) == 1:
+            await asyncio.Event().wait()
+        return job.attempts
+
+    async def abandon() -> None:
+        await queue.start()
+        await queue.enqueue("a", 1)
+        while not attempts:
+            await asyncio.sleep(0)
+
+    async def recover() -> Any:
+        async with queue:
+            return await queue.wait("a", timeout=3)
+
+    with nothing_left():
+        asyncio.run(abandon())
+        assert asyncio.run(recover()) == 2
+
+
+def test_an_abandoned_reaper_can_be_started_in_a_new_loop(storage: Storage) -> None:
+    """It looks again, and does not merely say that it is started."""
+    reaper = Reaper(storage, visibility_timeout=0.05)
+    events = Events(reaper)
+
+    async def again() -> None:
+        queue = Queue[Any, Any](storage)
+        async with queue:
+            await reaper.start()
+            await queue.enqueue("a", 1)
+            await storage.namespace("default").claim("crashed", 0.05, 1, "crashed.1")
+            try:
+                await events.until("stalled", within=2)
+            finally:
+                await reaper.stop()
+
+    asyncio.run(reaper.start())
+    asyncio.run(again())
+
+
+# run
+
+
+@in_loop
+async def test_run_needs_a_handler(storage: Storage) -> None:
+    """A worker program without one would wait for ever."""
+    with pytest.raises(ConfigError, match="handler"):
+        await Queue[Any, Any](storage).run()
+
+
+@in_loop
+async def test_run_until_empty_does_all_that_is_left_and_returns(storage: Storage) -> None:
+    """Retries and delayed jobs included, and soon after the last of them."""
+    queue = Queue[Any, Any](storage, concurrency=3, retry=lambda attempt, error: 0.05)
+    done: list[str] = []
+
+    @queue.execute
+    async def note(job: Job[Any]) -> None:
+        if job.id == "twice" and job.attempts == 1:
+            raise ValueError
+        done.append(job.id)
+
+    async with Queue[Any, Any](storage) as producer:
+        await producer.enqueue_many([("a", 1), ("twice", 1), ("b", 1)])
+        await producer.enqueue("later", 1, delay=0.2)
+        begun = time.monotonic()
+        await queue.run(until_empty=True)
+        took = time.monotonic() - begun
+
+    assert sorted(done) == ["a", "b", "later", "twice"]
+    assert took < 1.5
+
+
+@in_loop
+async def test_run_until_empty_of_an_empty_queue_returns_at_once(storage: Storage) -> None:
+    """There is nothing to wait for."""
+    queue = Queue[Any, Any](storage)
+    queue.execute(echo)
+    begun = time.monotonic()
+    await queue.run(until_empty=True)
+
+    assert time.monotonic() - begun < 1
+
+
+@in_loop
+async def test_run_until_empty_waits_for_a_slow_job_and_no_longer(storage: Storage) -> None:
+    """Its end is noticed when it comes, not at the next look of an idle worker."""
+    queue, waiting = Queue[Any, Any](storage, concurrency=2), Waiting()
+    queue.execute(waiting)
+    async with Queue[Any, Any](storage) as producer:
+        await producer.enqueue("a", 1)
+        running = asyncio.create_task(queue.run(until_empty=True))
+        await waiting.begun()
+        await passing(0.05)
+        assert not running.done()
+        waiting.release.set()
+        begun = time.monotonic()
+        await running
+
+    assert time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@in_loop
+async def test_run_serves_until_a_signal_and_returns_normally(storage: Storage, number: signal.Signals) -> None:
+    """Running handlers finish first."""
+    queue, waiting = Queue[Any, Any](storage), Waiting()
+    queue.execute(waiting)
+    async with Queue[Any, Any](storage) as producer:
+        running = asyncio.create_task(queue.run())
+        waiter = asyncio.create_task(producer.enqueue_and_wait("a", 7))
+        await waiting.begun()
+        os.kill(os.getpid(), number)
+        await passing(0.05)
+        assert not running.done()
+        waiting.release.set()
+        await running
+        assert await waiter == 7
+
+    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.Handlers.SIG_DFL)
+
+
+@in_loop
+async def test_a_second_signal_ends_the_handlers(storage: Storage) -> None:
+    """Within a second."""
+    queue, waiting = Queue[Any, Any](storage), Waiting()
+    queue.execute(waiting)
+    async with Queue[Any, Any](storage) as producer:
+        running = asyncio.create_task(queue.run())
+        await producer.enqueue("a", 7)
+        await waiting.begun()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await passing(0.05)
+        begun = time.monotonic()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+
+    assert time.monotonic() - begun < 1
+    assert waiting.cancelled == ["a"]
+
+
+@in_loop
+async def test_run_ends_when_the_queue_is_stopped(storage: Storage) -> None:
+    """From anywhere, also from within a handler."""
+    queue = Queue[Any, Any](storage)
+
+    @queue.execute
+    async def last(job: Job[Any]) -> None:
+        await queue.stop()
+
+    async with Queue[Any, Any](storage) as producer:
+        await producer.enqueue("a", 1)
+        await queue.run()
+        assert (await producer.counts())["completed"] == 1
+
+
+@in_loop
+async def test_run_that_is_cancelled_stops_the_queue(storage: Storage) -> None:
+    """And gives back what ran."""
+    queue, waiting = Queue[Any, Any](storage), Waiting()
+    queue.execute(waiting)
+    async with Queue[Any, Any](storage) as producer:
+        running = asyncio.create_task(queue.run())
+        await producer.enqueue("a", 1)
+        await waiting.begun()
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
+        status = await producer.get_status("a")
+        with pytest.raises(QueueClosedError):
+            await queue.counts()
+
+    assert status is not None
+    assert (status.state, status.attempts) == ("queued", 0)
