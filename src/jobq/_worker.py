@@ -173,7 +173,7 @@ class Worker:
                 self._tell_rescued(rescued)
             for claim in claimed.claims:
                 self._begin(claim, sent_at)
-            if claimed.claims:
+            if len(claimed.claims) >= free:
                 await asyncio.sleep(0)  # A storage that answers without waiting must not starve the loop.
             elif not self._stopping:
                 await self._wait_for_work(claimed.next_in)
@@ -210,7 +210,7 @@ class Worker:
         timeout = self._options.block_timeout
         if next_in is not None:
             timeout = min(timeout, next_in)
-        self._idle = self._loop.create_task(self._namespace_wait(timeout))
+        self._idle = self._loop.create_task(self._namespace.wait_for_work(timeout))
         try:
             await self._idle
         except asyncio.CancelledError:
@@ -221,9 +221,6 @@ class Worker:
             await self._sit_out(error)
         finally:
             self._idle = None
-
-    async def _namespace_wait(self, timeout: float) -> None:
-        await self._namespace.wait_for_work(timeout)
 
     @property
     def _abandoned(self) -> bool:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jobq
 import pytest
+
+from jobq import FileStorage, MemoryStorage
 from jobq.storage.contract import Storage
 
-HAS_FILE = (Path(jobq.__file__).parent / "storage" / "file.py").exists()
 
-
-@pytest.fixture(params=["memory", *(["file"] if HAS_FILE else [])])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.storage(name)) for name in ("memory", "file")])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    if request.param == "memory":
-        return jobq.MemoryStorage()
-    return jobq.FileStorage(tmp_path)
+    """Make a storage with nothing in it."""
+    return MemoryStorage() if request.param == "memory" else FileStorage(tmp_path)

@@ -8,10 +8,10 @@ import logging
 from typing import Any
 
 import pytest
+
 from jobq import ConfigError, GiveUp, Job, JobFailedError, JobTimeoutError, MaxRetriesError, Queue
 from jobq.events import QUEUE_EVENTS
 from jobq.storage.contract import Storage
-
 from tests.engine.scenes import Events, Waiting, echo, in_loop
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+
 from jobq import (
     ConfigError,
     GiveUp,
@@ -23,7 +24,6 @@ from jobq import (
     State,
 )
 from jobq.storage.contract import Storage
-
 from tests.engine.scenes import Events, in_loop, passing
 
 Handler = Callable[[Job[Any]], Any]
@@ -381,7 +381,7 @@ def plain_handler(job: Job[Any], extra: str = "-") -> str:
     return f"{extra}{threading.current_thread() is threading.main_thread()}"
 
 
-class Callable_:
+class Callables:
     """Handlers may be objects and bound methods."""
 
     async def __call__(self, job: Job[Any]) -> str:
@@ -401,9 +401,9 @@ class Callable_:
         (plain_handler, "-False"),
         (functools.partial(async_handler, extra="+"), "+True"),
         (functools.partial(plain_handler, extra="+"), "+False"),
-        (Callable_(), "-True"),
-        (Callable_().method, "-False"),
-        (Callable_().async_method, "-True"),
+        (Callables(), "-True"),
+        (Callables().method, "-False"),
+        (Callables().async_method, "-True"),
     ],
 )
 @in_loop
@@ -445,6 +445,20 @@ async def test_a_policy_that_raises_or_answers_nonsense_is_reported(storage: Sto
     assert status is not None
     assert status.started_at is not None
     assert 0.8 <= status.run_at - status.started_at <= 1.3
+
+
+@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), 1e18, "5", True, object()])
+@in_loop
+async def test_retry_later_with_nonsense_is_reported(storage: Storage, delay: Any) -> None:
+    """The default takes its place here, too."""
+    queue = Queue[Any, Any](storage, retry=lambda attempt, error: 500.0)
+    queue.execute(handler_of(raising(RetryLater(delay)), threaded=False))
+    events = Events(queue)
+    async with queue:
+        await queue.enqueue("a", 1)
+        await events.until("failing", within=2)
+
+    assert [type(error) for (error,) in events.of("error")] == [ConfigError]
 
 
 @in_loop
@@ -585,7 +599,11 @@ class Wrong:
         return data
 
 
-@pytest.mark.parametrize("data", ["text", None, 3, bytearray(b"x"), memoryview(b"x"), ValueError("refused")], ids=lambda data: type(data).__name__)
+@pytest.mark.parametrize(
+    "data",
+    ["text", None, 3, bytearray(b"x"), memoryview(b"x"), ValueError("refused")],
+    ids=lambda data: type(data).__name__,
+)
 @in_loop
 async def test_a_serde_must_return_bytes(storage: Storage, data: Any) -> None:
     """For payloads and results; nothing is stored, and the job is failed."""

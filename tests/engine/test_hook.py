@@ -9,10 +9,19 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from jobq import ConfigError, ExecutionContext, GiveUp, Job, JobFailedError, MaxRetriesError, Queue
-from jobq.storage.contract import Storage
 
-from tests.engine.scenes import Events, Waiting, in_loop
+from jobq import (
+    ConfigError,
+    ExecutionContext,
+    GiveUp,
+    Job,
+    JobFailedError,
+    MaxRetriesError,
+    Queue,
+    StorageUnavailableError,
+)
+from jobq.storage.contract import Storage
+from tests.engine.scenes import Events, Gated, Waiting, in_loop
 
 Context = ExecutionContext[Any, Any]
 
@@ -65,7 +74,10 @@ async def test_it_sees_only_the_last_failure(storage: Storage) -> None:
         with pytest.raises(JobFailedError):
             await queue.enqueue_and_wait("b", "give up")
 
-    assert [(context.id, context.status, context.attempts) for context in seen] == [("a", "failed", 3), ("b", "failed", 1)]
+    assert [(context.id, context.status, context.attempts) for context in seen] == [
+        ("a", "failed", 3),
+        ("b", "failed", 1),
+    ]
     assert [type(context.error) for context in seen] == [ValueError, GiveUp]
     assert seen[0].result is None
 
@@ -248,7 +260,9 @@ class Odd(BaseException):
 @pytest.mark.parametrize("payload", [7, "fail"])
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
 @pytest.mark.parametrize(
-    "raised", [ValueError("hook"), asyncio.CancelledError("hook"), SystemExit(1), Odd("hook")], ids=lambda e: type(e).__name__
+    "raised",
+    [ValueError("hook"), asyncio.CancelledError("hook"), SystemExit(1), Odd("hook")],
+    ids=lambda e: type(e).__name__,
 )
 @in_loop
 async def test_a_hook_that_raises_is_reported_and_changes_nothing(
@@ -332,6 +346,30 @@ async def test_it_is_called_when_a_function_used_up_its_time(storage: Storage) -
 
     assert told == [("a", "failed", TimeoutError)]
     assert len(seen) == 1
+
+
+@pytest.mark.slow
+@in_loop
+async def test_it_is_not_called_for_a_run_that_lost_its_lease(storage: Storage) -> None:
+    """What such a run returns is dropped: only the run that counts is told."""
+    gated, seen = Gated(storage), []
+    gated.twin = lambda: None  # type: ignore[method-assign]
+    queue = Queue[Any, Any](gated, after_execution=seen.append, visibility_timeout=0.15, block_timeout=0.05)
+    runs: list[int] = []
+
+    @queue.execute
+    async def ignoring(job: Job[Any]) -> int:
+        runs.append(job.attempts)
+        if job.attempts == 1:
+            await job.signal.wait()
+        return job.attempts
+
+    async with queue:
+        gated.failures["extend"] = [StorageUnavailableError("away") for _ in range(1000)]
+        assert await queue.enqueue_and_wait("a", 1, timeout=3) == 2
+
+    assert runs == [1, 2]
+    assert [context.attempts for context in seen] == [2]
 
 
 @in_loop

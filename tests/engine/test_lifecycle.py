@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from jobq import (
     ConfigError,
     Job,
@@ -27,7 +28,6 @@ from jobq import (
     StorageUnavailableError,
 )
 from jobq.storage.contract import Storage
-
 from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
 
 
@@ -260,12 +260,12 @@ async def test_a_stopped_storage_is_not_kept_alive() -> None:
     """A program may make and drop any number of storages."""
     other = MemoryStorage()
     gone = weakref.ref(other)
-    queue = Queue[Any, Any](other)
+    queue = Queue[Any, Any](other, visibility_timeout=0.1, block_timeout=0.05)
     queue.execute(echo)
     async with queue:
-        await queue.enqueue_and_wait("a", 1)
+        await queue.enqueue_and_wait("a", 1, timeout=0.1)
     del queue, other
-    await passing(0.05)
+    await passing(0.2)
     gc.collect()
 
     assert gone() is None
@@ -273,14 +273,15 @@ async def test_a_stopped_storage_is_not_kept_alive() -> None:
 
 @in_loop
 async def test_a_stopped_queue_is_not_kept_alive(storage: Storage) -> None:
-    """Nor is anything that hangs on it."""
-    queue = Queue[Any, Any](storage)
+    """Nor is anything that hangs on it, once the times that it was given are over."""
+    # The loop keeps a cancelled timer, and the context it was made in, until its time comes.
+    queue = Queue[Any, Any](storage, visibility_timeout=0.1, block_timeout=0.05)
     queue.execute(echo)
     async with queue:
-        await queue.enqueue_and_wait("a", 1)
+        await queue.enqueue_and_wait("a", 1, timeout=0.1)
     gone = weakref.ref(queue)
     del queue
-    await passing(0.05)
+    await passing(0.2)
     gc.collect()
 
     assert gone() is None
@@ -365,7 +366,9 @@ def test_a_loop_closed_under_a_running_queue_ends_its_threads_and_the_job_recove
             while time.monotonic() - begun < 1.5 and not any(w.category is ResourceWarning for w in caught):
                 threading.Event().wait(0.05)
                 gc.collect()
-        messages = [str(w.message) for w in caught if w.category is ResourceWarning and "never stopped" in str(w.message)]
+        messages = [
+            str(w.message) for w in caught if w.category is ResourceWarning and "never stopped" in str(w.message)
+        ]
 
         async def recover() -> Any:
             queue = Queue[Any, Any](storage, block_timeout=0.1)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from jobq import (
     ConfigError,
     EnqueueItem,
@@ -19,7 +20,6 @@ from jobq import (
     State,
 )
 from jobq.storage.contract import Storage
-
 from tests.engine.scenes import echo, in_loop
 
 ABSURD = [-1, -0.001, math.nan, math.inf, -math.inf, 1e18, 10**400, "5", b"5", True, False, [], object()]
@@ -225,7 +225,8 @@ GOOD_IDS = [
     "é" * 512, "\U0010ffff" * 256, "a ", " a", "a\t", "CON", "aux.", "0", "1e3",
 ]  # fmt: skip
 BAD_IDS = [
-    "", "\0", "a\0b", "\ud800", "a\udfffb", "x" * 1025, "é" * 513, "x" * 10_000_000, b"a", 1, None, True, 1.5, ("a",), object(),
+    "", "\0", "a\0b", "\ud800", "a\udfffb", "x" * 1025, "é" * 513, "x" * 10_000_000, b"a", 1, None, True, 1.5,
+    ("a",), object(),
 ]  # fmt: skip
 
 
@@ -310,11 +311,11 @@ BAD_NAMES = [
 @pytest.mark.parametrize("value", BAD_NAMES, ids=shown)
 def test_a_bad_name_is_refused(storage: Storage, value: Any) -> None:
     """Of queues, reapers and workers."""
-    with pytest.raises(ConfigError, match="^name="):
+    with pytest.raises(ConfigError, match=r"^name="):
         Queue[Any, Any](storage, name=value)
-    with pytest.raises(ConfigError, match="^name="):
+    with pytest.raises(ConfigError, match=r"^name="):
         Reaper(storage, name=value)
-    with pytest.raises(ConfigError, match="^worker_id="):
+    with pytest.raises(ConfigError, match=r"^worker_id="):
         Queue[Any, Any](storage, worker_id=value)
 
 

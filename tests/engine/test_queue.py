@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from jobq import (
     ConfigError,
     EnqueueItem,
@@ -26,7 +27,6 @@ from jobq import (
     State,
 )
 from jobq.storage.contract import Storage
-
 from tests.engine.scenes import Events, Waiting, echo, in_loop
 
 
@@ -392,7 +392,9 @@ async def test_counts_has_every_state(storage: Storage) -> None:
                 await waiting(job)
 
     async with queue:
-        assert dict(await queue.counts()) == dict.fromkeys(("queued", "processing", "failing", "completed", "failed"), 0)
+        assert dict(await queue.counts()) == dict.fromkeys(
+            ("queued", "processing", "failing", "completed", "failed"), 0
+        )
         await queue.enqueue_many([(word, word) for word in ("give up", "fail", "complete", "wait")])
         await events.until("completed")
         await waiting.begun()
@@ -400,7 +402,9 @@ async def test_counts_has_every_state(storage: Storage) -> None:
         await queue.enqueue("gone", None, delay=60)
         await queue.cancel("gone")
 
-        assert dict(await queue.counts()) == dict.fromkeys(("queued", "processing", "failing", "completed", "failed"), 1)
+        assert dict(await queue.counts()) == dict.fromkeys(
+            ("queued", "processing", "failing", "completed", "failed"), 1
+        )
         waiting.release.set()
 
 

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+
 from jobq import (
     ConfigError,
     Job,
@@ -20,7 +21,6 @@ from jobq import (
     StorageUnavailableError,
 )
 from jobq.storage.contract import LINGER, Storage
-
 from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
 
 

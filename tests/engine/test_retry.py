@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jobq import ConfigError, ExponentialBackoff, FixedDelay, Job, Queue
 from jobq.storage.contract import Storage
-
 from tests.engine.scenes import Events, in_loop
 
 ERROR = ValueError("failed")
@@ -42,7 +42,9 @@ def test_without_jitter_the_delay_is_exact() -> None:
     jitter=st.floats(0, 1),
     attempt=st.integers(1, 1_000_000),
 )
-def test_no_number_makes_it_overflow(initial: float, factor: float, maximum: float, jitter: float, attempt: int) -> None:
+def test_no_number_makes_it_overflow(
+    initial: float, factor: float, maximum: float, jitter: float, attempt: int
+) -> None:
     """It is finite, not negative, and within the jitter of the cap."""
     delay = ExponentialBackoff(initial, factor, maximum, jitter)(attempt, ERROR)
 
@@ -54,7 +56,11 @@ def test_no_number_makes_it_overflow(initial: float, factor: float, maximum: flo
     ("option", "value"),
     [
         *((option, value) for option in ("initial", "maximum") for value in (-1, math.nan, math.inf, 1e18, "5", True)),
-        *((option, value) for option in ("factor", "jitter") for value in (-1, math.nan, math.inf, 1e18, "5", True, None)),
+        *(
+            (option, value)
+            for option in ("factor", "jitter")
+            for value in (-1, math.nan, math.inf, 1e18, "5", True, None)
+        ),
         ("factor", 0.5),
         ("jitter", 1.5),
         ("initial", None),

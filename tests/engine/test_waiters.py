@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+
 from jobq import (
     GiveUp,
     Job,
@@ -22,7 +23,6 @@ from jobq import (
 )
 from jobq.job import NewJob, Settlement
 from jobq.storage.contract import Storage
-
 from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
 
 

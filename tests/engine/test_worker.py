@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from typing import Any
 
 import pytest
+
 from jobq import Job, JobFailedError, MaxRetriesError, Queue, State, StorageError, StorageUnavailableError
 from jobq.job import Settlement
 from jobq.storage.contract import Storage
-
 from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
 
 IGNORES = pytest.mark.parametrize("timeout", [0, 0.2])
@@ -207,10 +208,8 @@ async def test_a_value_returned_after_the_time_is_over_is_dropped(storage: Stora
 
     @queue.execute
     async def evasive(job: Job[Any]) -> str:
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            pass
         return "a value"
 
     async with queue:
@@ -673,6 +672,20 @@ async def test_a_worker_survives_trouble_while_claiming(storage: Storage) -> Non
 
     assert len(events.of("error")) <= 2
     assert events.of("error")
+
+
+@pytest.mark.slow
+@in_loop
+async def test_a_bug_of_the_storage_does_not_end_the_worker_in_silence(storage: Storage) -> None:
+    """An exception that no storage should raise is an error event, and the worker tries again."""
+    gated = Gated(storage)
+    gated.failures["claim"] = [ValueError("a bug")]
+    queue = Queue[Any, Any](gated)
+    queue.execute(echo)
+    events = Events(queue)
+    async with queue:
+        await events.until("error", within=2)
+        assert await queue.enqueue_and_wait("a", 7, timeout=3) == 7
 
 
 @in_loop

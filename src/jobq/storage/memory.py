@@ -253,7 +253,7 @@ class MemoryNamespace:
         self._promote(now)
         taken: list[tuple[Record, str]] = []
         random = self._clock.random_bytes(8).hex()
-        while len(taken) < limit and (record := self._ready.top()):
+        while len(taken) < limit and (record := self._ready.pop()):
             token = f"{self._count(now)}-{random}"
             self._leave_waiting(record)
             record.start(worker_id, token, lease, monotonic + lease, now)

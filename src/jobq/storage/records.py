@@ -174,6 +174,15 @@ class LazyHeap:
             heapq.heappop(entries)
         return None
 
+    def pop(self) -> Record | None:
+        """Take the first record away."""
+        entries, attribute = self._entries, self._attribute
+        while entries:
+            key, _, record = heapq.heappop(entries)
+            if getattr(record, attribute) == key:
+                return record
+        return None
+
     def _fresh(self, entry: tuple[float, int, Record]) -> bool:
         return bool(getattr(entry[2], self._attribute) == entry[0])
 

@@ -51,7 +51,7 @@ def storage_machine(make: Make, *, reopen: Reopen | None = None) -> type[RuleBas
 
 
 def check_storage_machine(
-    make: Make, *, reopen: Reopen | None = None, examples: int = 100, steps: int = 40, **options: Any
+    make: Make, *, reopen: Reopen | None = None, examples: int = 100, steps: int = 50, **options: Any
 ) -> None:
     """Run a `storage_machine`: the same sequences at every run, and a failing one is printed as a program.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from jobq.job import Claim, NewJob, Settlement, Snapshot, State
 from jobq.storage.contract import LINGER, QueueStorage, Ref, Settled, Storage
@@ -26,11 +26,49 @@ T = TypeVar("T")
 NAMES = ("a", "A")
 IDS = st.sampled_from(NAMES)
 LEASES = st.sampled_from((5.0, 30.0))
-TTLS = st.sampled_from((0.0, 4.0, 60.0))
-DELAYS = st.sampled_from((0.0, 0.0, 3.0, 8.0))
-STEPS_OF_TIME = st.sampled_from((0.25, 1.5, 4.25, 9.75, 31.0, 75.0))
-OUTCOMES = st.sampled_from((State.COMPLETED, State.FAILED, State.FAILING, State.FAILING, State.QUEUED))
+TTLS = st.sampled_from((0.0, 4.0, 60.0, 60.0))
+DELAYS = st.sampled_from((0.0, 0.0, 0.0, 3.0, 8.0))
+STEPS_OF_TIME = st.sampled_from((0.25, 0.25, 1.5, 4.25, 9.75, 31.0, 75.0))
+OUTCOMES = st.sampled_from((State.COMPLETED, State.FAILED, State.FAILED, State.FAILING, State.QUEUED))
 BYTES = st.sampled_from((b"", b"\x00\xff", b"text"))
+OUTCOME = {"state": OUTCOMES, "ttl": TTLS, "delay": DELAYS, "value": BYTES}
+RECENT = st.sampled_from((0, 0, 0, 1, 2, 3, 4))
+ADD = {
+    "id": IDS,
+    "payload": BYTES,
+    "attempts": st.integers(1, 3),
+    "ttl": TTLS,
+    "delay": DELAYS,
+    "priority": st.sampled_from((0, 0, 7)),
+}
+VERBS = st.sampled_from(("add", "settle", "cancel", "revive", "retain"))
+
+
+def _steps(verb: str, /, **arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+    return st.tuples(st.just(verb), st.fixed_dictionaries(arguments))
+
+
+STEPS = st.one_of(
+    _steps("add", **ADD),
+    _steps("run_a_job", lease=LEASES, **OUTCOME),
+    _steps("run_a_job", lease=LEASES, **OUTCOME),
+    _steps("claim", lease=LEASES, limit=st.integers(1, 3)),
+    _steps("claim_again"),
+    _steps("extend", which=RECENT, lease=LEASES),
+    _steps("settle", which=RECENT, **OUTCOME),
+    _steps("settle", which=RECENT, **OUTCOME),
+    _steps("settle", which=RECENT, **OUTCOME),
+    _steps("cancel", id=IDS, running=st.booleans()),
+    _steps("revive", id=IDS),
+    _steps("retain", id=IDS, ttl=TTLS),
+    _steps("send_again", verb=VERBS),
+    _steps("send_again", verb=VERBS),
+    _steps("rescue", limit=st.integers(1, 3)),
+    _steps("prune", limit=st.integers(1, 3), reopen=st.booleans()),
+    _steps("advance", seconds=STEPS_OF_TIME),
+    _steps("advance", seconds=STEPS_OF_TIME),
+)
+"""What may happen next; twice where it makes more of the rest happen."""
 
 
 @dataclass
@@ -57,7 +95,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.decided: dict[str, Settled] = {}
         """What the tokens that have settled were answered."""
         self.sent: dict[str, Sent] = {}
-        self.last_claim: tuple[float, str, list[Claim]] | None = None
+        self.last_claim: tuple[float, str, list[Claim]] = (0.0, "", [])
         self._requests = 0
         self._runner = asyncio.Runner()
 
@@ -97,16 +135,18 @@ class StorageMachine(RuleBasedStateMachine):
         self._requests += 1
         return f"machine.{self._requests}"
 
-    # Rules, one for each verb.
+    @rule(step=STEPS)
+    def take(self, step: tuple[str, dict[str, Any]]) -> None:
+        """Do one thing. A rule for each would leave half of them out of each sequence, and most sequences idle."""
+        verb, arguments = step
+        getattr(self, verb)(**arguments)
 
-    @rule(
-        id=IDS, payload=BYTES, attempts=st.integers(1, 3), ttl=TTLS, delay=DELAYS, priority=st.sampled_from((0, 0, 7))
-    )
+    # What a step may be.
+
     def add(self, id: str, payload: bytes, attempts: int, ttl: float, delay: float, priority: int) -> None:
         job = NewJob(id, self.nonce(), payload, attempts, ttl, delay, priority)
         self._send("add", lambda: self._add(job), lambda: self.model.add(job), lambda accepted: bool(accepted))
 
-    @rule(lease=LEASES, state=OUTCOMES, ttl=TTLS, delay=DELAYS, value=BYTES)
     def run_a_job(self, lease: float, state: Any, ttl: float, delay: float, value: bytes) -> None:
         """The usual way of a job, so that random steps get far."""
         self._provide_work()
@@ -115,7 +155,6 @@ class StorageMachine(RuleBasedStateMachine):
         for claim in self.claims[before:]:
             self._settle_by(claim, state, ttl, delay, value)
 
-    @rule(lease=LEASES, limit=st.integers(1, 3))
     def claim(self, lease: float, limit: int) -> None:
         self._provide_work()
         nonce = self.nonce()
@@ -126,31 +165,27 @@ class StorageMachine(RuleBasedStateMachine):
         self.claims += claimed.claims
         self.last_claim = self.clock.now(), nonce, claimed.claims
 
-    @precondition(lambda self: self.last_claim is not None and self.clock.now() < self.last_claim[0] + LINGER)
-    @rule()
     def claim_again(self) -> None:
         """Those of its claims that still stand are answered; nothing is taken."""
-        _, nonce, claims = self.last_claim or (0.0, "", [])
+        at, nonce, claims = self.last_claim
+        if not nonce or self.clock.now() >= at + LINGER:
+            return
 
         repeated = self.run(self.queue.claim("worker", 30.0, 3, nonce))
 
         assert repeated.claims == [claim for claim in claims if self._holds(claim)]
         assert repeated.rescued == []
 
-    @precondition(lambda self: bool(self.claims))
-    @rule(data=st.data(), lease=LEASES)
-    def extend(self, data: st.DataObject, lease: float) -> None:
-        claim = data.draw(self._some_claim())
+    def extend(self, which: int, lease: float) -> None:
+        for claim in self._claim_before(which):
+            [answer] = self.run(self.queue.extend([(claim.id, claim.token)], lease))
 
-        [answer] = self.run(self.queue.extend([(claim.id, claim.token)], lease))
+            assert answer == self.model.extend(claim.id, claim.token, lease)
 
-        assert answer == self.model.extend(claim.id, claim.token, lease)
-
-    @precondition(lambda self: bool(self.claims))
-    @rule(data=st.data(), state=OUTCOMES, ttl=TTLS, delay=DELAYS, value=BYTES)
-    def settle(self, data: st.DataObject, state: Any, ttl: float, delay: float, value: bytes) -> None:
-        """With a current token or an old one, of this job or, where two were claimed, of another."""
-        self._settle_by(data.draw(self._some_claim()), state, ttl, delay, value)
+    def settle(self, which: int, state: Any, ttl: float, delay: float, value: bytes) -> None:
+        """With a current token or an old one."""
+        for claim in self._claim_before(which):
+            self._settle_by(claim, state, ttl, delay, value)
 
     def _settle_by(self, claim: Claim, state: Any, ttl: float, delay: float, value: bytes) -> None:
         if state is State.FAILING and claim.attempts >= claim.max_attempts:
@@ -167,8 +202,6 @@ class StorageMachine(RuleBasedStateMachine):
             # It may be taken for the settle of that token sent again, and changes nothing either way.
             assert answer in (Settled.LOST, self.decided.get(claim.token)), answer
 
-    @precondition(lambda self: bool(self.model.all_present()))
-    @rule(id=IDS, running=st.booleans())
     def cancel(self, id: str, running: bool) -> None:
         nonce = self.nonce()
         self._send(
@@ -178,8 +211,6 @@ class StorageMachine(RuleBasedStateMachine):
             lambda found: found in (State.QUEUED, State.FAILING) or (running and found is State.PROCESSING),
         )
 
-    @precondition(lambda self: self._has_ended())
-    @rule(id=IDS)
     def revive(self, id: str) -> None:
         nonce = self.nonce()
         self._send(
@@ -189,8 +220,6 @@ class StorageMachine(RuleBasedStateMachine):
             lambda found: found is State.FAILED,
         )
 
-    @precondition(lambda self: self._has_ended())
-    @rule(id=IDS, ttl=TTLS)
     def retain(self, id: str, ttl: float) -> None:
         nonce = self.nonce()
         self._send(
@@ -200,8 +229,6 @@ class StorageMachine(RuleBasedStateMachine):
             lambda found: found is not None and found.terminal,
         )
 
-    @precondition(lambda self: bool(self.sent))
-    @rule(verb=st.sampled_from(("add", "settle", "cancel", "revive", "retain")))
     def send_again(self, verb: str) -> None:
         """The last request of a verb, as after a lost reply."""
         sent = self.sent.get(verb)
@@ -214,13 +241,11 @@ class StorageMachine(RuleBasedStateMachine):
             assert answer == sent.model()
             del self.sent[verb]
 
-    @rule(limit=st.integers(1, 3))
     def rescue(self, limit: int) -> None:
         answer = self.run(self.queue.rescue(limit))
         self.model.rescue(answer.rescued, limit)
         self._check_next_in(answer.next_in, self.model.next_in(leases_only=True))
 
-    @rule(limit=st.integers(1, 3), reopen=st.booleans())
     def prune(self, limit: int, reopen: bool) -> None:
         """And begin anew with what is stored, at times."""
         removable = [e for e in self.model.entries.values() if e.expires_at <= self.clock.now() - LINGER]
@@ -232,7 +257,6 @@ class StorageMachine(RuleBasedStateMachine):
             self.storage = self.reopened(self.storage)
             self.run(self.storage.open())
 
-    @rule(seconds=STEPS_OF_TIME)
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
         self.model.advance(seconds)
@@ -296,16 +320,13 @@ class StorageMachine(RuleBasedStateMachine):
         if free and not self.model.due():
             self.add(free[0], b"provided", 2, 4.0, 0.0, 0)
 
-    def _has_ended(self) -> bool:
-        return any(entry.state.terminal for entry in self.model.all_present())
-
     def _holds(self, claim: Claim) -> bool:
         entry = self.model.entries.get(claim.id)
         return entry is not None and entry.token == claim.token
 
-    def _some_claim(self) -> st.SearchStrategy[Claim]:
-        """One of the latest claims, the current ones among them."""
-        return st.sampled_from(self.claims[-6:])
+    def _claim_before(self, which: int) -> list[Claim]:
+        """One of the latest claims, counted from the last; none if there are not so many."""
+        return self.claims[-1 - which :][:1] if which < len(self.claims) else []
 
     def _check_next_in(self, answer: float | None, wanted: float | None) -> None:
         """It may be early, never late; None says that there is nothing to come back for."""

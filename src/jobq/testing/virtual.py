@@ -9,6 +9,7 @@ own, and lease renewal by a twin; `OnLoop` moves the last into the loop.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import selectors
 from collections.abc import Callable, Coroutine
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 _MOST_TURNS = 1_000_000
 """Turns of the loop without time moving, after which a test counts as wedged."""
+_RESOLUTION = 1e-9
 
 
 class VirtualTimeError(Exception):
@@ -136,6 +138,9 @@ class _JumpingSelector(selectors.PollSelector):
         events = super().select(0)
         if timeout is not None and timeout > 0.0 and not events:
             self.now += timeout
+            if self.now + _RESOLUTION == self.now:
+                # After some months floats are coarser than the loop's resolution, without which no timer counts as due.
+                self.now = math.nextafter(self.now, math.inf)
             self._turns = 0
         elif timeout is None and not events:
             raise VirtualTimeError("every task waits, and there is no timer that could wake one")
