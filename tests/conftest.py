@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+# Before anything imports it: the kit's assertions are to show the values that they compared.
 pytest.register_assert_rewrite("jobq.testing")
+
+from jobq import FileStorage, MemoryStorage
+from jobq.storage.contract import Storage
 
 STORAGES = ("memory", "file")
 
@@ -14,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--storage",
         action="append",
         choices=STORAGES,
-        help="run only tests on this storage, and those that need none; may be given several times",
+        help="run only tests on this storage, and those that are on none; may be given several times",
     )
 
 
@@ -29,4 +35,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     left_out = [item for item in items if (mark := item.get_closest_marker("storage")) and mark.args[0] not in chosen]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    gone = set(left_out)
+    items[:] = [item for item in items if item not in gone]
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.storage(name)) for name in STORAGES])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A new storage of each kind, on the machine's own clock; whoever uses it opens it."""
+    return FileStorage(tmp_path / "jobs") if request.param == "file" else MemoryStorage()

@@ -40,6 +40,10 @@ class Outcome(NamedTuple):
     """With FAILING: what it raised. With FAILED: the `JobFailedError`, with that as its cause."""
 
 
+_DROPPED = Outcome(Settlement("", "", State.QUEUED))
+"""Of a handler that ended after its claim was decided about."""
+
+
 class Executor(Generic[P, R]):
     """Runs handlers and judges what they do."""
 
@@ -78,8 +82,8 @@ class Executor(Generic[P, R]):
         try:
             payload = self._payload_serde.deserialize(claim.payload)
         except Exception as error:
-            return await self._failed(running, None, _coded(error, "DESERIALIZATION"))
-        job = Job(claim, payload, running.signal)
+            return await self._failed(running, _coded(error, "DESERIALIZATION"))
+        running.job = job = Job(claim, payload, running.signal)
         running.started_at = self._clock.now()
         try:
             if self.threaded:
@@ -92,18 +96,20 @@ class Executor(Generic[P, R]):
             if _closed(running, error):
                 raise
             _forget_cancellation()
-            return await self._judge(running, job, error)
+            return _DROPPED if running.decided else await self._judge(running, error)
+        if running.decided:
+            return _DROPPED
         if running.reason == "job_timeout":
-            return await self.timed_out(running, job)
+            return await self.timed_out(running)
         return await self._completed(running, job, value)
 
-    async def timed_out(self, running: Running, job: Job[P] | None = None) -> Outcome:
+    async def timed_out(self, running: Running) -> Outcome:
         """Judge a job whose time is over, whether its handler has ended or not."""
         error = TimeoutError(f"job {running.claim.id!r} ran for longer than job_timeout")
-        return await self._judge(running, job, _coded(error, "JOB_TIMEOUT"), timed_out=True)
+        return await self._judge(running, _coded(error, "JOB_TIMEOUT"), timed_out=True)
 
     async def _judge(
-        self, running: Running, job: Job[P] | None, error: BaseException, *, timed_out: bool = False
+        self, running: Running, error: BaseException, *, timed_out: bool = False
     ) -> Outcome:
         claim = running.claim
         asked = isinstance(error, asyncio.CancelledError | JobAborted)
@@ -111,12 +117,12 @@ class Executor(Generic[P, R]):
             case "stopping" | "cancelled" | "lease_lost" if asked:
                 return Outcome(Settlement(claim.id, claim.token, State.QUEUED))
             case "job_timeout" if not timed_out:
-                return await self.timed_out(running, job)
+                return await self.timed_out(running)
         match error:
             case GiveUp():
-                return await self._failed(running, job, _coded(error, "GIVE_UP"))
+                return await self._failed(running, _coded(error, "GIVE_UP"))
             case _ if claim.attempts >= claim.max_attempts:
-                return await self._failed(running, job, error)
+                return await self._failed(running, error)
             case _:
                 return self._failing(running, error)
 
@@ -146,26 +152,25 @@ class Executor(Generic[P, R]):
         try:
             result = self._encode(value)
         except Exception as error:
-            return await self._failed(running, job, _coded(error, "SERIALIZATION"))
+            return await self._failed(running, _coded(error, "SERIALIZATION"))
         claim, ttl = running.claim, running.claim.result_ttl
         if self._after_execution is not None:
             context = self._context(running, job, "completed", value, None)
             if await self._hook(running, context):
                 ttl = self._checked_ttl(context, ttl)
-                if context.error is not None:
-                    return self._final(running, context.error, ttl)
-                if context.result is not value:
-                    value, result = self._replaced(context, value, result)
+                failed = self._checked_error(context, None)
+                if failed is not None:
+                    return self._final(running, failed, ttl)
+                value, result = self._replaced(context, value, result)  # It may be changed in place.
         return Outcome(Settlement(claim.id, claim.token, State.COMPLETED, result, ttl=ttl), value)
 
-    async def _failed(self, running: Running, job: Job[P] | None, error: BaseException) -> Outcome:
-        ttl = running.claim.result_ttl
+    async def _failed(self, running: Running, error: BaseException) -> Outcome:
+        job, ttl = running.job, running.claim.result_ttl
         if self._after_execution is not None and job is not None:
             context = self._context(running, job, "failed", None, error)
             if await self._hook(running, context):
                 ttl = self._checked_ttl(context, ttl)
-                if isinstance(context.error, BaseException):
-                    error = context.error
+                error = self._checked_error(context, error) or error
         return self._final(running, error, ttl)
 
     def _final(self, running: Running, error: BaseException, ttl: float) -> Outcome:
@@ -231,6 +236,15 @@ class Executor(Generic[P, R]):
         except ConfigError as error:
             self._report(error)
             return ttl
+
+    def _checked_error(
+        self, context: ExecutionContext[P, R], original: BaseException | None
+    ) -> BaseException | None:
+        error: object = context.error
+        if error is None or isinstance(error, BaseException):
+            return context.error
+        self._report(ConfigError(f"after_execution: error must be an exception, not {type(error).__name__}"))
+        return original
 
     def _replaced(self, context: ExecutionContext[P, R], value: Any, result: bytes) -> tuple[Any, bytes]:
         try:

@@ -52,14 +52,13 @@ class Leadership:
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
-        led = self._until > 0.0
         self._until = 0.0
         if self._expiry is not None:
             self._expiry.cancel()
         self._tell(False)
-        if led:
-            with contextlib.suppress(StorageError):  # Unreachable: then the lock lapses by itself.
-                await self._lock.release(_NAME, self._owner)
+        with contextlib.suppress(StorageError):  # Unreachable: then the lock lapses by itself.
+            # Also without the lead: a request for it may have been granted unheard.
+            await self._lock.release(_NAME, self._owner)
 
     async def _keep(self) -> None:
         while True:

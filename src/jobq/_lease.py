@@ -54,6 +54,9 @@ class LeaseGroup:
 
     def to_renew(self, now: float) -> list[Running]:
         """Return what should be renewed: nothing for a loop that has stood still for too long."""
+        if self._loop.is_closed():
+            self._abandon()
+            return []
         waiting_since = self._ticked_at
         if waiting_since is not None and now - waiting_since > self._stall_limit:
             if not self._stall_told:
@@ -95,9 +98,13 @@ class LeaseGroup:
     def _tell(self, function: Callable[..., None], *arguments: object) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:  # The loop was closed under a queue that was never stopped: its jobs must lapse.
-            self.abandoned = True
-            self.held.clear()
+        except RuntimeError:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """The loop was closed under a queue that was never stopped: its jobs must lapse."""
+        self.abandoned = True
+        self.held.clear()
 
 
 class Renewer:
@@ -110,13 +117,14 @@ class Renewer:
     def of(cls, storage: Storage) -> Renewer:
         renewer = cls._instances.get(storage)
         if renewer is None:
-            renewer = cls._instances[storage] = cls(storage.twin(), storage.clock)
+            renewer = cls._instances[storage] = cls(storage.clock)
         return renewer
 
-    def __init__(self, twin: Storage | None, clock: Clock) -> None:
-        self._twin = twin
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._groups: dict[LeaseGroup, asyncio.Task[None] | None] = {}
+        # Nothing here keeps the storage alive between its queues: a twin may be the storage itself.
+        self._groups: set[LeaseGroup] = set()
+        self._tasks: dict[LeaseGroup, asyncio.Task[None]] = {}
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed: asyncio.Event | None = None
@@ -125,28 +133,27 @@ class Renewer:
     def join(self, group: LeaseGroup, storage: Storage) -> None:
         """Begin to renew a group."""
         with self._lock:
-            self._groups[group] = None
-            if self._twin is None:
-                self._groups[group] = asyncio.get_running_loop().create_task(self._keep(group, storage))
-            elif self._thread is None:
-                self._thread = threading.Thread(target=self._run, args=(self._twin,), name="jobq-leases", daemon=True)
-                self._thread.start()
-            elif self._loop is not None:
-                self._loop.call_soon_threadsafe(self._look_again)
+            self._groups.add(group)
+            if self._thread is not None:
+                self._look_again()
+                return
+            twin = storage.twin()
+            if twin is None:
+                self._tasks[group] = asyncio.get_running_loop().create_task(self._keep(group, storage))
+                return
+            self._thread = threading.Thread(target=self._run, args=(twin,), name="jobq-leases", daemon=True)
+            self._thread.start()
 
     async def leave(self, group: LeaseGroup) -> None:
         """Stop renewing a group; with the last one the thread ends."""
         with self._lock:
-            task = self._groups.pop(group, None)
-            thread = None
-            if self._twin is None:
-                if task is not None:
-                    task.cancel()
-            elif self._loop is not None:
-                self._loop.call_soon_threadsafe(self._look_again)
-            if self._twin is not None and not self._groups:
+            self._groups.discard(group)
+            task, thread = self._tasks.pop(group, None), None
+            if not self._groups:
                 thread, self._thread = self._thread, None
-        if task is not None and self._twin is None:
+            self._look_again()
+        if task is not None:
+            task.cancel()
             await asyncio.wait([task])
         if thread is not None:
             await _ended(thread)
@@ -157,18 +164,19 @@ class Renewer:
     async def _serve(self, twin: Storage) -> None:
         tasks: dict[LeaseGroup, asyncio.Task[None]] = {}
         changed = asyncio.Event()
-        with self._lock:
-            self._loop = asyncio.get_running_loop()
-            self._changed = changed
         opened = False
         try:
             while True:
                 changed.clear()
                 with self._lock:
-                    wanted = set(self._groups)
-                    if not wanted or threading.current_thread() is not self._thread:
-                        self._loop = None
+                    if threading.current_thread() is not self._thread:
                         return
+                    self._groups = {group for group in self._groups if not group.abandoned}
+                    wanted = set(self._groups)
+                    if not wanted:
+                        self._thread = self._loop = None
+                        return
+                    self._loop, self._changed = asyncio.get_running_loop(), changed
                 opened = opened or await self._open(twin, changed)
                 for group in tasks.keys() - wanted:
                     tasks.pop(group).cancel()
@@ -184,8 +192,10 @@ class Renewer:
                 await twin.close()
 
     def _look_again(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
+        """Tell the thread that groups came or went; it looks by itself when it begins."""
+        if self._loop is not None and self._changed is not None:
+            with contextlib.suppress(RuntimeError):  # The thread has just ended.
+                self._loop.call_soon_threadsafe(self._changed.set)
 
     async def _open(self, twin: Storage, changed: asyncio.Event) -> bool:
         """Open the twin; while it cannot be reached, try again, since the leases are worth it."""
@@ -196,7 +206,7 @@ class Renewer:
             except StorageError:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), 0.2)
-                if not self._groups:
+                if threading.current_thread() is not self._thread:
                     return False
 
     async def _keep(self, group: LeaseGroup, storage: Storage) -> None:
@@ -206,6 +216,9 @@ class Renewer:
             while not await self._renew(group, namespace):
                 # A failed renewal is repeated soon, because two thirds of the lease are left to succeed in.
                 await asyncio.sleep(min(group.lease / 12, 1.0))
+        with self._lock:
+            self._groups.discard(group)
+            self._look_again()
 
     async def _renew(self, group: LeaseGroup, namespace: Namespace) -> bool:
         wanted = group.to_renew(self._clock.monotonic())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from jobq.job import Claim
+from jobq.job import Claim, Job
 from jobq.signal import AbortReason, AbortSignal
 
 
 class Running:
     """What is known here about one claim, from the claim until its one decision."""
 
-    __slots__ = ("claim", "decided", "lease_until", "renew_until", "signal", "started_at", "task", "tick")
+    __slots__ = ("claim", "decided", "job", "lease_until", "renew_until", "signal", "started_at", "task", "tick")
 
     def __init__(self, claim: Claim, lease_until: float, renew_until: float) -> None:
         self.claim = claim
@@ -20,6 +21,8 @@ class Running:
         self.renew_until = renew_until
         """From then on the lease is left to lapse: the job's time is over."""
         self.signal = AbortSignal()
+        self.job: Job[Any] | None = None
+        """What the handler was given; None before it began."""
         self.started_at = 0.0
         self.task: asyncio.Task[None] | None = None
         self.decided = False

@@ -46,7 +46,6 @@ class Waiter:
         """When the job was last read and had not ended; None before the job is known to be stored."""
         self.tick = -1
         self.look_once = False
-        self.look_once = False
 
     def expire(self) -> None:
         """End the wait because its time is over."""

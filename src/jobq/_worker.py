@@ -39,7 +39,8 @@ from jobq.storage.contract import WORKER_LOST, Claimed, Rescued, Settled, Storag
 
 IGNORED_AFTER = 1.0
 """Seconds after which a cancelled handler that has not ended counts as one that ignores cancellation."""
-_STOP_GRACE = 0.6
+_STOP_GRACE = 0.5
+_SETTLE_GRACE = 0.2
 _PRUNE_EVERY = 15.0
 _PRUNE_LIMIT = 1000
 _LONGEST_PAUSE = 1.0
@@ -128,7 +129,7 @@ class Worker:
         await self._until(lambda: not self._running)
         if self._running:
             await self._end_handlers()
-        await self._until(lambda: not self._unsettled, least=0.3)
+        await self._until(lambda: not self._unsettled, least=_SETTLE_GRACE)
         await asyncio.wait(self._tasks)
         await Renewer.of(self._storage).leave(self._group)
         if self._lease_timer is not None:
@@ -185,7 +186,7 @@ class Worker:
             claimed = await resend(
                 self._clock, lambda: self._namespace.claim(options.worker_id, options.lease, limit, nonce)
             )
-        except StorageError as error:
+        except Exception as error:  # A bug in a storage must not end a worker in silence either.
             await self._sit_out(error)
             return None
         if self._troubled:
@@ -193,7 +194,7 @@ class Worker:
             self._logger.warning("queue %s: the storage answers again; claiming goes on", options.queue)
         return claimed
 
-    async def _sit_out(self, error: StorageError) -> None:
+    async def _sit_out(self, error: Exception) -> None:
         """Say once that the storage is in trouble, and try again soon."""
         if not self._troubled:
             self._troubled = True
@@ -217,7 +218,7 @@ class Worker:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-        except StorageError as error:
+        except Exception as error:
             await self._sit_out(error)
         finally:
             self._idle = None

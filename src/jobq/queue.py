@@ -21,7 +21,7 @@ from jobq._producer import MOST_ATTEMPTS, Producer, ProducerOptions
 from jobq._timeouts import Timeouts
 from jobq._watch import Waiters
 from jobq._worker import Worker, WorkerOptions, current_worker
-from jobq.checks import check_id, check_integer, check_name, check_optional_seconds, check_seconds
+from jobq.checks import LONGEST, check_id, check_integer, check_name, check_optional_seconds, check_seconds
 from jobq.errors import ConfigError, JobQueueError, QueueClosedError
 from jobq.events import QUEUE_EVENTS, Emitter, L, Listener
 from jobq.job import (
@@ -44,6 +44,8 @@ R = TypeVar("R")
 
 _MOST_SLOTS = 100_000
 _LARGEST_PAYLOAD = 2**30
+_EXTRA = 0.95
+"""Seconds after stop's timeout within which everything must be over; listeners of ``stopped`` may take longer."""
 
 
 class Queue(Generic[P, R]):
@@ -111,7 +113,7 @@ class Queue(Generic[P, R]):
         self._storage = storage
         self._namespace = storage.namespace(self.name)
         lease = check_seconds("visibility_timeout", visibility_timeout, zero=False)
-        stall_limit = max(2 * lease, 60.0) if loop_stall_limit is None else loop_stall_limit
+        stall_limit = min(max(2 * lease, 60.0), LONGEST) if loop_stall_limit is None else loop_stall_limit
         self._worker_options = WorkerOptions(
             queue=self.name,
             worker_id=self.worker_id,
@@ -159,14 +161,18 @@ class Queue(Generic[P, R]):
                 await asyncio.wait([self._stopping])
             if self._open is not None:
                 return
-            serdes = self._serdes()
+            serdes = self._serdes(self._handler)
             await self._storage.open()
             try:
                 self._open = opened = await self._connect(*serdes)
             except BaseException:
                 await self._storage.close()
                 raise
-            await self._emitter.emit_and_wait("started")
+            try:
+                await self._emitter.emit_and_wait("started")
+            except BaseException:
+                await self._close(opened, 0.0)
+                raise
             if self._handler is not None and self._open is opened and opened.worker is None:
                 self._consume(opened, self._handler)
 
@@ -181,6 +187,9 @@ class Queue(Generic[P, R]):
             timeout: seconds for running handlers to finish; ``visibility_timeout`` if None; 0 cancels at once.
         """
         seconds = check_optional_seconds("timeout", timeout)
+        if self._open is None and self._starting is not None and self._loop is asyncio.get_running_loop():
+            async with self._starting:  # A start that is under way ends first.
+                pass
         opened = self._open
         if opened is None:
             if self._stopping is not None:
@@ -206,7 +215,7 @@ class Queue(Generic[P, R]):
     async def run(self, *, until_empty: bool = False) -> None:
         """Start, serve until SIGINT or SIGTERM, stop: the body of a worker program.
 
-        A second signal ends running handlers at once and leaves their jobs to their leases.
+        A second signal cancels running handlers at once; jobs that do not end are left to their leases.
 
         Args:
             until_empty: also stop once nothing is left to do, now or later, here or at another worker.
@@ -257,9 +266,9 @@ class Queue(Generic[P, R]):
         check_handler(handler)
         if self._handler is not None:
             raise ConfigError("execute: this queue has a handler already; use another queue name for another handler")
-        self._handler = handler
         if self._open is not None and self._open.worker is None:
             self._consume(self._open, handler)
+        self._handler = handler
         return handler
 
     # Jobs.
@@ -486,8 +495,8 @@ class Queue(Generic[P, R]):
             raise self._wrong_loop()
         return opened.producer
 
-    def _serdes(self) -> tuple[Serde[P], Serde[R]]:
-        payload_type, result_type = types_of(self, Queue, self._handler)
+    def _serdes(self, handler: Handler[P, R] | None) -> tuple[Serde[P], Serde[R]]:
+        payload_type, result_type = types_of(self, Queue, handler)
         payload_serde, result_serde = self._explicit_serdes
         return (
             payload_serde or serde_for(payload_type, root="payload"),
@@ -512,7 +521,7 @@ class Queue(Generic[P, R]):
         return _Open(producer, waiters, timeouts, nonces)
 
     def _consume(self, opened: _Open[P, R], handler: Handler[P, R]) -> None:
-        payload_serde, result_serde = self._serdes()
+        payload_serde, result_serde = self._serdes(handler)
         executor = Executor(
             handler,
             payload_serde=payload_serde,
@@ -536,15 +545,17 @@ class Queue(Generic[P, R]):
         opened.worker.start()
 
     async def _close(self, opened: _Open[P, R], timeout: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout + _EXTRA
         if opened.worker is not None:
             await opened.worker.stop(timeout)
         self._open = None
         await opened.waiters.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(opened.producer.drain(), 0.3)
+            await asyncio.wait_for(opened.producer.drain(), max(0.05, deadline - loop.time()))
         opened.timeouts.close()
+        await self._emitter.drain(max(0.05, deadline - loop.time()))
         await self._emitter.emit_and_wait("stopped")
-        await self._emitter.drain(0.5)
         await self._storage.close()
         opened.closed.set()
 

@@ -128,8 +128,11 @@ class Reaper:
         Raises:
             StorageUnavailableError: the storage was not reachable within 5 s; try again later.
         """
-        if self._loop is not asyncio.get_running_loop():
-            self._loop, self._changing = asyncio.get_running_loop(), asyncio.Lock()
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None and self._loop.is_closed():  # What it left behind ended with it.
+                self._started, self._leadership, self._reaping = False, None, None
+            self._loop, self._changing = loop, asyncio.Lock()
         async with self._changing:
             if self._started:
                 return

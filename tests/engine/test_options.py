@@ -219,8 +219,9 @@ class EvilStr(str):
 
 
 GOOD_IDS = [
-    " ", "a", "A", "a:exp", "a:b", "a/b", "../../x", "/etc/passwd", ".", "..", "a\\b", "C:\\x", "~", "\n", "\r\nSET x 1",
-    "*", "?[a-z]", "{tag}", "}{", "%s%n", "'; DROP TABLE jobs;--", "<script>", "__proto__", "NaN", "null", "None",
+    " ", "a", "A", "a:exp", "a:b", "a/b", "../../x", "/etc/passwd", ".", "..", "a\\b", "C:\\x", "~", "\n",
+    "\r\nSET x 1", "*",
+    "?[a-z]", "{tag}", "}{", "%s%n", "'; DROP TABLE jobs;--", "<script>", "__proto__", "NaN", "null", "None",
     "\u00e9", "e\u0301", "👩\u200d👩\u200d👧", "\u200fabc", "\ufeff", "\x01", "\x7f", "x" * 255, "x" * 256, "x" * 1024,
     "é" * 512, "\U0010ffff" * 256, "a ", " a", "a\t", "CON", "aux.", "0", "1e3",
 ]  # fmt: skip
@@ -303,8 +304,8 @@ async def test_a_subclass_of_str_is_stored_as_plain_text(storage: Storage) -> No
 # Names
 
 BAD_NAMES = [
-    "", " ", "a b", "a:b", "a/b", "../x", ".", "..", ".a", "-a", "a\\b", "C:\\x", "~", "a\0b", "\n", "a\n", "*", "{tag}",
-    "%s", "'; DROP TABLE jobs;--", "<script>", "é", "x" * 129, "\ud800", b"a", 1, True, 1.5, object(), ["a"],
+    "", " ", "a b", "a:b", "a/b", "../x", ".", "..", ".a", "-a", "a\\b", "C:\\x", "~", "a\0b", "\n", "a\n", "*",
+    "{tag}", "%s", "'; DROP TABLE jobs;--", "<script>", "é", "x" * 129, "\ud800", b"a", 1, True, 1.5, object(), ["a"],
 ]  # fmt: skip
 
 
