@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 from benchmarks import backlog, disk, idle, pickup, report, request_response, throughput
@@ -27,8 +28,10 @@ def main() -> None:
     options = parser.parse_args()
     sections = []
     for name in options.only or BENCHMARKS:
-        print(f"{name} …", file=sys.stderr, flush=True)
+        print(f"{name} …", end=" ", file=sys.stderr, flush=True)
+        started = time.perf_counter()
         sections.append((name, list(BENCHMARKS[name](Plan(options.quick)))))
+        print(f"{time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     (report.print_json if options.json else report.print_table)(sections)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-# Before anything imports it: the kit's assertions are to show the values that they compared.
-pytest.register_assert_rewrite("jobq.testing")
-
 from jobq import FileStorage, MemoryStorage
 from jobq.storage.contract import Storage
+
+# Before anything imports it: the kit's assertions are to show the values that they compared.
+pytest.register_assert_rewrite("jobq.testing")
 
 STORAGES = ("memory", "file")
 

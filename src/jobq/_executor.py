@@ -108,9 +108,7 @@ class Executor(Generic[P, R]):
         error = TimeoutError(f"job {running.claim.id!r} ran for longer than job_timeout")
         return await self._judge(running, _coded(error, "JOB_TIMEOUT"), timed_out=True)
 
-    async def _judge(
-        self, running: Running, error: BaseException, *, timed_out: bool = False
-    ) -> Outcome:
+    async def _judge(self, running: Running, error: BaseException, *, timed_out: bool = False) -> Outcome:
         claim = running.claim
         asked = isinstance(error, asyncio.CancelledError | JobAborted)
         match running.reason:
@@ -237,9 +235,7 @@ class Executor(Generic[P, R]):
             self._report(error)
             return ttl
 
-    def _checked_error(
-        self, context: ExecutionContext[P, R], original: BaseException | None
-    ) -> BaseException | None:
+    def _checked_error(self, context: ExecutionContext[P, R], original: BaseException | None) -> BaseException | None:
         error: object = context.error
         if error is None or isinstance(error, BaseException):
             return context.error

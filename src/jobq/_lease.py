@@ -178,6 +178,8 @@ class Renewer:
                         return
                     self._loop, self._changed = asyncio.get_running_loop(), changed
                 opened = opened or await self._open(twin, changed)
+                if not opened:
+                    continue
                 for group in tasks.keys() - wanted:
                     tasks.pop(group).cancel()
                 for group in wanted - tasks.keys():

@@ -70,13 +70,12 @@ class Waiter:
 class Waiters:
     """All waiters of one queue in this process."""
 
-    def __init__(
-        self, namespace: Namespace, clock: Clock, timeouts: Timeouts, cancel_asked: Callable[[str], None]
-    ) -> None:
+    def __init__(self, namespace: Namespace, clock: Clock, timeouts: Timeouts) -> None:
         self._namespace = namespace
         self._clock = clock
         self._timeouts = timeouts
-        self._cancel_asked = cancel_asked
+        self.cancel_asked: Callable[[str], None] | None = None
+        """Told of jobs that should stop running; set by whoever runs them."""
         self._loop = asyncio.get_running_loop()
         self._waiters: dict[str, list[Waiter]] = {}
         self._watch: Watch | None = None
@@ -143,8 +142,8 @@ class Waiters:
             self._timeouts.discard(waiter, waiter.tick)
 
     def _hinted(self, hint: Hint) -> None:
-        if hint.kind is HintKind.CANCEL_ASKED:
-            self._cancel_asked(hint.id)
+        if hint.kind is HintKind.CANCEL_ASKED and self.cancel_asked is not None:
+            self.cancel_asked(hint.id)
         waiters = self._waiters.get(hint.id)
         if waiters is None or hint.kind is HintKind.CANCEL_ASKED or hint.kind is HintKind.RESCUED:
             return

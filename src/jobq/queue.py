@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
 from jobq._annotations import types_of
@@ -506,7 +507,7 @@ class Queue(Generic[P, R]):
     async def _connect(self, payload_serde: Serde[P], result_serde: Serde[R]) -> _Open[P, R]:
         clock = self._storage.clock
         timeouts, nonces = Timeouts(), Nonces(clock)
-        waiters = Waiters(self._namespace, clock, timeouts, self._hinted_to_cancel)
+        waiters = Waiters(self._namespace, clock, timeouts)
         await waiters.open()
         producer = Producer(
             self._namespace,
@@ -531,7 +532,7 @@ class Queue(Generic[P, R]):
             max_payload=self._producer_options.max_payload,
             worker_id=self.worker_id,
             clock=self._storage.clock,
-            report=lambda error: self._emitter.emit("error", error),
+            report=partial(self._emitter.emit, "error"),
         )
         opened.worker = Worker(
             self._storage,
@@ -542,6 +543,7 @@ class Queue(Generic[P, R]):
             nonces=opened.nonces,
             logger=self._logger,
         )
+        opened.waiters.cancel_asked = opened.worker.ask_to_cancel
         opened.worker.start()
 
     async def _close(self, opened: _Open[P, R], timeout: float) -> None:
@@ -561,10 +563,6 @@ class Queue(Generic[P, R]):
 
     def _stopped(self, task: asyncio.Task[None]) -> None:
         self._stopping = None
-
-    def _hinted_to_cancel(self, id: str) -> None:
-        if self._open is not None and self._open.worker is not None:
-            self._open.worker.ask_to_cancel(id)
 
     def _abandoned(self) -> bool:
         """Forget what a closed loop left behind, if that is so."""

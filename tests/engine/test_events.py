@@ -288,6 +288,7 @@ async def test_async_listeners_run_beside_the_work(storage: Storage) -> None:
     assert sorted(done) == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 @in_loop
 async def test_a_listener_that_never_ends_does_not_hold_up_stop(storage: Storage) -> None:
     """It is cancelled after half a second."""

@@ -702,6 +702,7 @@ async def test_what_a_coroutine_leaves_in_its_context_is_not_seen_by_the_next(st
         assert [await queue.enqueue_and_wait(id, 1) for id in "abc"] == [0, 0, 0]
 
 
+@pytest.mark.slow
 @in_loop
 async def test_a_functions_time_is_over_while_it_goes_on(storage: Storage) -> None:
     """Its signal is aborted, the attempt settled, its value dropped, its slot taken until it returns."""

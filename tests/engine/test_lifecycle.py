@@ -128,6 +128,7 @@ async def test_a_stop_during_a_start_leaves_the_queue_stopped(storage: Storage) 
         await queue.stop()
 
 
+@pytest.mark.slow
 @in_loop
 async def test_a_start_that_is_cancelled_leaves_nothing_open(storage: Storage) -> None:
     """While the storage connects, and while a started listener runs."""
@@ -239,6 +240,7 @@ async def test_a_handler_that_is_refused_after_the_start_is_not_registered(stora
         assert await queue.enqueue_and_wait("a", 1, timeout=1) == 1
 
 
+@pytest.mark.slow
 @in_loop
 async def test_stopping_leaves_no_task_and_no_thread(storage: Storage) -> None:
     """After every kind of work: async and plain handlers, waiters, listeners, reapers."""
@@ -255,6 +257,7 @@ async def test_stopping_leaves_no_task_and_no_thread(storage: Storage) -> None:
             assert await tasks_left() == before
 
 
+@pytest.mark.slow
 @in_loop
 async def test_a_stopped_storage_is_not_kept_alive() -> None:
     """A program may make and drop any number of storages."""
@@ -271,6 +274,7 @@ async def test_a_stopped_storage_is_not_kept_alive() -> None:
     assert gone() is None
 
 
+@pytest.mark.slow
 @in_loop
 async def test_a_stopped_queue_is_not_kept_alive(storage: Storage) -> None:
     """Nor is anything that hangs on it, once the times that it was given are over."""
@@ -408,6 +412,7 @@ def test_an_abandoned_queue_can_be_started_in_a_new_loop(storage: Storage) -> No
         assert asyncio.run(recover()) == 2
 
 
+@pytest.mark.slow
 def test_an_abandoned_reaper_can_be_started_in_a_new_loop(storage: Storage) -> None:
     """It looks again, and does not merely say that it is started."""
     reaper = Reaper(storage, visibility_timeout=0.05)
@@ -438,6 +443,7 @@ async def test_run_needs_a_handler(storage: Storage) -> None:
         await Queue[Any, Any](storage).run()
 
 
+@pytest.mark.slow
 @in_loop
 async def test_run_until_empty_does_all_that_is_left_and_returns(storage: Storage) -> None:
     """Retries and delayed jobs included, and soon after the last of them."""

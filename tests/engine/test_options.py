@@ -231,6 +231,7 @@ BAD_IDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @in_loop
 async def test_good_ids_come_back_exactly_and_stay_distinct(storage: Storage) -> None:
     """In every member that takes or tells an id."""

@@ -79,6 +79,7 @@ async def test_a_hint_answers_at_once(storage: Storage) -> None:
     assert time.monotonic() - begun < 1
 
 
+@pytest.mark.slow
 @in_loop
 async def test_a_thousand_waiters_are_all_answered(storage: Storage) -> None:
     """Of one process, on one subscription; and nothing is left of them."""
@@ -266,6 +267,7 @@ async def test_a_result_that_is_too_large_for_a_hint_is_read(storage: Storage) -
     assert time.monotonic() - begun < 0.9
 
 
+@pytest.mark.slow
 @in_loop
 async def test_a_purged_job_is_told_of(storage: Storage) -> None:
     """A waiter on a job whose record is gone is not left waiting."""
@@ -284,6 +286,7 @@ async def test_a_purged_job_is_told_of(storage: Storage) -> None:
             await waiter
 
 
+@pytest.mark.slow
 @in_loop
 async def test_trouble_of_the_storage_reaches_the_caller_and_the_next_call_works(storage: Storage) -> None:
     """A short one is not even noticed."""

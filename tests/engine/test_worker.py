@@ -50,6 +50,7 @@ class Stubborn:
 # Slots
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 3, 50])
 @in_loop
 async def test_no_more_handlers_than_slots_run_and_all_slots_are_used(storage: Storage, concurrency: int) -> None:
@@ -186,6 +187,7 @@ async def test_an_attempt_beyond_job_timeout_is_cancelled_and_run_again(storage:
     assert attempt == 1
 
 
+@pytest.mark.slow
 @in_loop
 async def test_a_job_within_job_timeout_is_left_alone(storage: Storage) -> None:
     """Each attempt has its own time."""
@@ -298,6 +300,7 @@ async def test_a_failure_while_stop_drains_is_still_written(storage: Storage) ->
         assert status.state == "failing"
 
 
+@pytest.mark.slow
 @IGNORES
 @in_loop
 async def test_stop_cancels_at_its_deadline_and_gives_back(storage: Storage, timeout: float) -> None:
@@ -323,6 +326,29 @@ async def test_stop_cancels_at_its_deadline_and_gives_back(storage: Storage, tim
 
     async with second:
         assert await second.wait("a", timeout=1) == 1
+
+
+@in_loop
+async def test_a_handler_that_raises_while_stop_cancels_it_is_given_back(storage: Storage) -> None:
+    """What its cleaning up raises is the stop's doing; with its last attempt, a restart would fail it for good."""
+    queue, begun = Queue[Any, Any](storage, max_attempts=1), asyncio.Event()
+    events = Events(queue)
+
+    @queue.execute
+    async def untidy(job: Job[Any]) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ConnectionError("closed already")
+
+    await queue.start()
+    await queue.enqueue("a", 1)
+    await begun.wait()
+    await queue.stop(0)
+
+    assert events.of("requeued") == [("a",)]
+    assert not events.of("failed")
 
 
 @in_loop
@@ -566,7 +592,7 @@ async def test_a_worker_that_cannot_renew_fences_itself(storage: Storage) -> Non
         waiting.release.set()
         assert await queue.wait("a") == 1
 
-    assert took < 0.4
+    assert took < 1
     assert waiting.cancelled == ["a"]
     assert [job.attempts for job in waiting.jobs] == [1, 2]
     assert events.of("lease_lost") == [("a",)]

@@ -104,12 +104,16 @@ class Leasing(StorageCase):
 
     @scenario
     async def test_extend_never_shortens_a_lease(self, bench: Bench) -> None:
-        """A late, shorter request cannot take time away."""
+        """A late, shorter request cannot take time away, also when others lapse meanwhile."""
         claim = await bench.processing(lease=20.0)
+        await bench.processing("other", lease=5.0)
 
         await bench.extend(claim, 1.0)
-        bench.clock.advance(19.0)
+        bench.clock.advance(6.0)
+        rescued = (await bench.queue.rescue(100)).rescued
+        bench.clock.advance(13.0)
 
+        assert [one.id for one in rescued] == ["other"]
         assert (await bench.queue.rescue(100)).rescued == []
 
     @scenario
