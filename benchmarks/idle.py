@@ -48,16 +48,24 @@ class _CountingQueue:
 
 def measure(plan: Plan) -> Iterator[Row]:
     for kind in ("memory", "file"):
-        costs = (
-            Goal(f"{kind}: CPU of an idle worker", 1.0, "%", at_least=False),
-            Goal(f"{kind}: storage calls of an idle worker", 2.0, "calls/s", at_least=False),
-        )
-        yield from rows(costs, lambda kind=kind: _with_storage(kind, lambda s: _idle(s, 1.0 if plan.quick else 5.0)))
-        latenesses = [
-            Goal(f"{kind}: {what} late by", 0.1, "s", at_least=False)
-            for what in (f"a job delayed by {_DELAY} s", f"a retry after {_DELAY} s", "a lapsed lease")
-        ]
-        yield from rows(latenesses, lambda kind=kind: _with_storage(kind, _latenesses))
+        yield from _costs(kind, 1.0 if plan.quick else 4.0)
+        yield from _lateness(kind)
+
+
+def _costs(kind: str, seconds: float) -> Iterator[Row]:
+    goals = (
+        Goal(f"{kind}: CPU of an idle worker", 1.0, "%", at_least=False),
+        Goal(f"{kind}: storage calls of an idle worker", 2.0, "calls/s", at_least=False),
+    )
+    yield from rows(goals, lambda: _with_storage(kind, lambda storage: _idle(storage, seconds)))
+
+
+def _lateness(kind: str) -> Iterator[Row]:
+    goals = [
+        Goal(f"{kind}: {what} late by", 0.1, "s", at_least=False)
+        for what in (f"a job delayed by {_DELAY} s", f"a retry after {_DELAY} s", "a lapsed lease")
+    ]
+    yield from rows(goals, lambda: _with_storage(kind, _latenesses))
 
 
 def _with_storage(kind: str, measured: Callable[[Storage], Any]) -> Any:
@@ -84,7 +92,7 @@ async def _idle(storage: Storage, seconds: float) -> tuple[float, float]:
         return 100 * (time.process_time() - used) / passed, (counting.calls - calls) / passed
 
 
-async def _latenesses(storage: Storage) -> list[float]:
+async def _latenesses(storage: Storage) -> tuple[float, float, float]:
     """Measure all three at the same time; each has a queue and an idle worker of its own."""
     await storage.open()
     try:

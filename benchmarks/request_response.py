@@ -31,5 +31,5 @@ async def _call(storage: FileStorage, run: int, plan: Plan) -> tuple[float, floa
 
     async with queue:
         alone = await per_second(plan.jobs(2_000), functools.partial(call, "alone"), callers=1)
-        together = await per_second(plan.jobs(30_000), functools.partial(call, "together"), callers=CALLERS)
+        together = await per_second(plan.jobs(20_000), functools.partial(call, "together"), callers=CALLERS)
     return alone, together

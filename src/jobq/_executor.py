@@ -21,7 +21,6 @@ from jobq.errors import ConfigError, JobFailedError, SerializationError
 from jobq.job import ExecutionContext, GiveUp, Job, RetryLater, Settlement, State
 from jobq.retry import ExponentialBackoff, RetryPolicy
 from jobq.serde import Serde
-from jobq.signal import JobAborted
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -110,9 +109,10 @@ class Executor(Generic[P, R]):
 
     async def _judge(self, running: Running, error: BaseException, *, timed_out: bool = False) -> Outcome:
         claim = running.claim
-        asked = isinstance(error, asyncio.CancelledError | JobAborted)
         match running.reason:
-            case "stopping" | "cancelled" | "lease_lost" if asked:
+            case "stopping" | "cancelled" | "lease_lost":
+                # Whatever it raises in cleaning up: it was asked to end. Where a cancel was asked for, the storage
+                # makes an end of the job instead of giving it back.
                 return Outcome(Settlement(claim.id, claim.token, State.QUEUED))
             case "job_timeout" if not timed_out:
                 return await self.timed_out(running)
@@ -288,7 +288,7 @@ def _caused(told: JobFailedError, cause: BaseException) -> JobFailedError:
 
 
 def _closed(running: Running, error: BaseException) -> bool:
-    """Whether Python is closing this coroutine from outside: then nothing may be awaited. A handler can raise it too."""
+    """Whether Python closes this coroutine from outside, so that nothing may be awaited. A handler can raise it too."""
     if not isinstance(error, GeneratorExit):
         return False
     try:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import socket
 from datetime import timedelta
+from typing import Any
 
 from jobq.errors import ConfigError
 
@@ -87,6 +90,28 @@ def check_name(option: str, value: object) -> str:
             "and begin with a letter, a digit or _"
         )
     return name
+
+
+def check_callable(option: str, value: Any) -> Any:
+    """Return what can be called, or None."""
+    if value is not None and not callable(value):
+        raise ConfigError(f"{option}: must be callable, not {type(value).__name__}")
+    return value
+
+
+def check_serde(option: str, value: Any) -> Any:
+    """Return what has the methods of a serde, or None."""
+    if value is not None and not (
+        callable(getattr(value, "serialize", None)) and callable(getattr(value, "deserialize", None))
+    ):
+        raise ConfigError(f"{option}: must have serialize and deserialize, as the Serde protocol says")
+    return value
+
+
+def default_label() -> str:
+    """Return a worker's label for people: host and process, in the characters that `check_name` allows."""
+    host = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in socket.gethostname())
+    return f"{host[:100].lstrip('.-') or 'host'}-{os.getpid()}"
 
 
 def shown(value: object) -> str:

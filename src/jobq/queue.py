@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import warnings
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -19,10 +18,21 @@ from jobq._executor import Executor, Handler, Hook, check_handler
 from jobq._failure import decode_error
 from jobq._nonces import Nonces
 from jobq._producer import MOST_ATTEMPTS, Producer, ProducerOptions
+from jobq._signals import any_of, install
 from jobq._timeouts import Timeouts
 from jobq._watch import Waiters
 from jobq._worker import Worker, WorkerOptions, current_worker
-from jobq.checks import LONGEST, check_id, check_integer, check_name, check_optional_seconds, check_seconds
+from jobq.checks import (
+    LONGEST,
+    check_callable,
+    check_id,
+    check_integer,
+    check_name,
+    check_optional_seconds,
+    check_seconds,
+    check_serde,
+    default_label,
+)
 from jobq.errors import ConfigError, JobQueueError, QueueClosedError
 from jobq.events import QUEUE_EVENTS, Emitter, L, Listener
 from jobq.job import (
@@ -110,7 +120,7 @@ class Queue(Generic[P, R]):
         logger: logging.Logger | None = None,
     ) -> None:
         self.name = check_name("name", "default" if name is None else name)
-        self.worker_id = check_name("worker_id", _default_label() if worker_id is None else worker_id)
+        self.worker_id = check_name("worker_id", default_label() if worker_id is None else worker_id)
         self._storage = storage
         self._namespace = storage.namespace(self.name)
         lease = check_seconds("visibility_timeout", visibility_timeout, zero=False)
@@ -129,9 +139,9 @@ class Queue(Generic[P, R]):
             result_ttl=check_seconds("result_ttl", result_ttl),
             max_payload=check_integer("max_payload", max_payload, least=1, most=_LARGEST_PAYLOAD),
         )
-        self._retry: RetryPolicy = _callable("retry", retry) or ExponentialBackoff(clock=storage.clock)
-        self._after_execution = _callable("after_execution", after_execution)
-        self._explicit_serdes = _serde("payload_serde", payload_serde), _serde("result_serde", result_serde)
+        self._retry: RetryPolicy = check_callable("retry", retry) or ExponentialBackoff(clock=storage.clock)
+        self._after_execution = check_callable("after_execution", after_execution)
+        self._explicit_serdes = check_serde("payload_serde", payload_serde), check_serde("result_serde", result_serde)
         self._logger = logger or logging.getLogger("jobq")
         self._emitter = Emitter(QUEUE_EVENTS, self._logger)
         self._handler: Handler[P, R] | None = None
@@ -233,7 +243,7 @@ class Queue(Generic[P, R]):
                 self._open.worker.hurry()
             asked.set()
 
-        installed = [number for number in (signal.SIGINT, signal.SIGTERM) if _install(loop, number, interrupted)]
+        installed = [number for number in (signal.SIGINT, signal.SIGTERM) if install(loop, number, interrupted)]
         try:
             await self.start()
             opened = self._open
@@ -242,7 +252,7 @@ class Queue(Generic[P, R]):
                 if until_empty and opened.worker is not None:
                     opened.worker.until_empty = True
                     ends.append(opened.worker.drained)
-                await _any_of(ends)
+                await any_of(ends)
             await self.stop()
         finally:
             if self._open is not None:
@@ -589,39 +599,3 @@ class _Open(Generic[P, R]):
         self.worker: Worker | None = None
         self.closed = asyncio.Event()
         self.pid = os.getpid()
-
-
-def _default_label() -> str:
-    host = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in socket.gethostname())
-    return f"{host[:100].lstrip('.-') or 'host'}-{os.getpid()}"
-
-
-def _callable(option: str, value: Any) -> Any:
-    if value is not None and not callable(value):
-        raise ConfigError(f"{option}: must be callable, not {type(value).__name__}")
-    return value
-
-
-def _serde(option: str, value: Any) -> Any:
-    if value is not None and not (
-        callable(getattr(value, "serialize", None)) and callable(getattr(value, "deserialize", None))
-    ):
-        raise ConfigError(f"{option}: must have serialize and deserialize, as the Serde protocol says")
-    return value
-
-
-async def _any_of(events: Sequence[asyncio.Event]) -> None:
-    tasks = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-def _install(loop: asyncio.AbstractEventLoop, number: int, handler: Callable[[], None]) -> bool:
-    try:
-        loop.add_signal_handler(number, handler)
-    except (NotImplementedError, RuntimeError, ValueError):  # Not the main thread, or not supported here.
-        return False
-    return True

@@ -188,6 +188,13 @@ def test_jobs_of_a_process_that_exits_without_stop_are_recovered(world: World) -
     world.check()
 
 
+def told_by(child: int, pipe: int) -> str:
+    text = os.read(pipe, 1000).decode()
+    os.close(pipe)
+    os.waitpid(child, 0)
+    return text
+
+
 def test_a_forked_child_is_refused_and_harms_nothing(tmp_path: Path) -> None:
     async def main() -> tuple[str, int]:
         queue = Queue[int, int](FileStorage(tmp_path))
@@ -210,10 +217,8 @@ def test_a_forked_child_is_refused_and_harms_nothing(tmp_path: Path) -> None:
                     answer = repr(error)
                 os.write(writing, answer.encode())
                 os._exit(0)
-            os.waitpid(child, 0)
             os.close(writing)
-            told = os.read(reading, 1000).decode()
-            os.close(reading)
+            told = told_by(child, reading)
             return told, await queue.enqueue_and_wait("parent", 21, timeout=5)
 
     assert asyncio.run(main()) == ("FORKED", 42)

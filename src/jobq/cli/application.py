@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ application = typer.Typer(
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id; after -- if it begins with a dash.")]
 StorageUrl = Annotated[
     str,
-    typer.Option("--storage", envvar="JOBQ_STORAGE", metavar="URL", help="file:///dir, redis://…, postgresql://…"),
+    typer.Option("--storage", envvar="JOBQ_STORAGE", metavar="URL", help="file:///path/to/directory"),
 ]
 QueueName = Annotated[str, typer.Option("--queue", envvar="JOBQ_QUEUE", metavar="NAME", help="The queue's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
@@ -99,10 +100,8 @@ for _command in application.registered_commands:
 
 
 def _fail(message: str, exit: Exit) -> int:
-    try:
+    with contextlib.suppress(OSError, ValueError):  # If nobody reads stderr either, the exit code still tells.
         print(f"jobq: {plain(message)}", file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # Nobody reads stderr either; the exit code still tells.
-        pass
     return exit
 
 

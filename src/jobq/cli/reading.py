@@ -20,6 +20,8 @@ from jobq.cli.text import compact_json, plain, readable_json
 A = TypeVar("A")
 
 _COLOURS = {State.COMPLETED: "green", State.FAILED: "red", State.FAILING: "yellow", State.PROCESSING: "cyan"}
+_DATABASE = "jobq.sqlite3"
+"""What `FileStorage` keeps its jobs in."""
 _CANCEL_EXITS = {"cancelled": Exit.DONE, "cancelling": Exit.DONE, "not_found": Exit.NOT_FOUND}
 
 
@@ -106,8 +108,9 @@ def _status(source: Source, id: str) -> JobStatus[Any]:
 
 def _ask(source: Source, question: Callable[[Queue[Any, Any]], Awaitable[A]]) -> A:
     async def connect_and_ask() -> A:
+        storage = open_storage(source.url)
         _check_place(source.url)
-        queue = Queue[Any, Any](open_storage(source.url), name=source.queue, result_serde=_AnyJson())
+        queue = Queue[Any, Any](storage, name=source.queue, result_serde=_AnyJson())
         async with queue:
             return await question(queue)
 
@@ -122,8 +125,8 @@ def _check_place(url: str) -> None:
     scheme, _, path, _, _ = urlsplit(url)
     if scheme == "memory":
         raise CommandError("memory:// lives inside one process; no other can look into it", Exit.USAGE)
-    if scheme == "file" and not Path(unquote(path)).is_dir():
-        raise CommandError(f"there is no storage at {unquote(path)!r}: no such directory")
+    if scheme == "file" and not Path(unquote(path), _DATABASE).is_file():
+        raise CommandError(f"there is no storage at {unquote(path)!r}: it has no file {_DATABASE}")
 
 
 def _as_builtins(found: JobStatus[Any]) -> object:

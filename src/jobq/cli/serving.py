@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -63,7 +64,5 @@ class _Signals:
 
 def _write(line: str) -> None:
     """Write past Python's buffers, which the interrupted code may hold."""
-    try:
+    with contextlib.suppress(OSError):
         os.write(2, line.encode())
-    except OSError:
-        pass

@@ -10,7 +10,7 @@ import json
 
 
 def plain(text: str) -> str:
-    """Return the text on one line, each character that is not printable as its escape: ``\\x1b``, ``\\n``, ``\\u202e``."""
+    """Return the text on one line; what is not printable becomes its escape: ``\\x1b``, ``\\n``, ``\\u202e``."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -274,17 +274,23 @@ class Sleeping(StorageCase):
     @scenario
     async def test_a_wake_up_is_passed_on_while_work_is_left(self, bench: Bench) -> None:
         """Five sleepers that take one job each, and one add of five jobs: none is left to the next poll."""
-
-        async def work(worker: Bench) -> str:
-            while not (claims := (await worker.claim(1)).claims):
-                await worker.queue.wait_for_work(LONG)
-            return claims[0].id
-
-        workers = [asyncio.create_task(work(bench.on(bench.queue))) for _ in range(5)]
+        workers = [asyncio.create_task(_take_one(bench.on(bench.queue))) for _ in range(5)]
         await _turns()
         await bench.queue.add([bench.new(id) for id in "abcde"])
 
         assert sorted(await soon(asyncio.gather(*workers))) == list("abcde")
+
+    @scenario
+    async def test_a_claim_that_leaves_work_behind_wakes_the_next(self, bench: Bench) -> None:
+        """Of jobs that fall due together one sleeper hears, by its own timer; each wakes the next."""
+        await bench.queue.add([bench.new(id, delay=5.0) for id in "abcde"])
+        workers = [asyncio.create_task(_take_one(bench.on(bench.queue))) for _ in range(4)]
+        await _turns()
+        bench.clock.advance(5.25)
+
+        first = await bench.take()
+
+        assert sorted([first.id, *await soon(asyncio.gather(*workers))]) == list("abcde")
 
     @scenario
     async def test_a_cancelled_sleeper_passes_its_wake_up_on(self, bench: Bench) -> None:
@@ -341,6 +347,13 @@ async def _sleeper(bench: Bench) -> AsyncIterator[asyncio.Task[None]]:
     finally:
         sleeper.cancel()
         await asyncio.wait([sleeper])
+
+
+async def _take_one(worker: Bench) -> str:
+    """Be a worker with one slot, until it has a job."""
+    while not (claims := (await worker.claim(1)).claims):
+        await worker.queue.wait_for_work(LONG)
+    return claims[0].id
 
 
 async def _turns() -> None:
