@@ -391,11 +391,9 @@ class Queue(Generic[P, R]):
             ``"not_found"``, ``"completed"``, ``"failed"``: too late. ``"processing"``: it runs, and ``running`` was not
             given. ``"cancelled"`` or ``"cancelling"``.
         """
-        producer = self._require()
-        id = check_id(id)
         if type(running) is not bool:
             raise ConfigError(f"running={running!r}: must be a bool")
-        match await producer.cancel(id, running):
+        match await self._require().cancel(check_id(id), running):
             case State.COMPLETED:
                 return CancelResult("completed")
             case State.FAILED:

@@ -295,18 +295,18 @@ async def test_a_stopped_queue_is_not_kept_alive(storage: Storage) -> None:
 @in_loop
 async def test_queues_that_come_and_go_keep_their_leases(storage: Storage) -> None:
     """The last one leaves the thread that renews while the next one joins it."""
-    for round in range(15):
+    for round in range(6):
         leaving = Queue[Any, Any](storage, name="leaving")
         leaving.execute(echo)
         await leaving.start()
-        staying = Queue[Any, Any](storage, name="staying", visibility_timeout=0.1, block_timeout=0.05)
+        staying = Queue[Any, Any](storage, name="staying", visibility_timeout=0.3, block_timeout=0.05)
         waiting = Waiting()
         staying.execute(waiting)
         events = Events(staying)
         await asyncio.gather(leaving.stop(), staying.start())
         await staying.enqueue(f"job-{round}", round)
         await waiting.begun()
-        await passing(0.15)
+        await passing(0.4)
         waiting.release.set()
         assert await staying.wait(f"job-{round}") == round
         await staying.stop()

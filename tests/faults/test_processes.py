@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,18 @@ class World:
         twice = [id for id, count in Counter(self.facts("completed")).items() if count > 1]
         assert (lost, twice) == ([], [])
 
+    def freeze(self, process: subprocess.Popen[bytes]) -> None:
+        """Stop a process, but not while it holds the database's write lock, which would stop everybody."""
+        while True:
+            process.send_signal(signal.SIGSTOP)
+            (path,) = self.directory.glob("*.sqlite3")
+            with closing(sqlite3.connect(path, timeout=0.5, isolation_level=None)) as connection:
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError:
+                    process.send_signal(signal.SIGCONT)
+
     def end(self) -> None:
         for process in self._processes:
             if process.poll() is None:
@@ -118,7 +132,7 @@ def test_a_worker_stopped_for_ten_leases_completes_nothing_twice(world: World) -
     frozen = world.start("serve", 1.5)
     world.await_fact("started", 4)
 
-    frozen.send_signal(signal.SIGSTOP)
+    world.freeze(frozen)
     assert world.start("work", 0.0).wait(PATIENCE) == 0
     time.sleep(10 * LEASE - RECOVERY)
     frozen.send_signal(signal.SIGCONT)

@@ -17,7 +17,7 @@ PROMISES = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
 TEXTS = ("*.py", "*.sql", "*.md", "*.toml", "Makefile")
 ALLOWED_SLEEPS: dict[str, str] = {
     "tests/faults/program.py": "A handler of another process that is to be killed while it runs.",
-    "tests/faults/test_processes.py": "Facts of other processes are read from a file, and a frozen one must stay frozen.",
+    "tests/faults/test_processes.py": "Facts are read from a file that other processes write; a frozen one stays so.",
 }
 """Files of the tests that may sleep, each with the reason why no event can be waited for there."""
 MUTABLE_CALLS = {"list", "dict", "set", "bytearray", "defaultdict", "deque", "Counter", "OrderedDict"}

@@ -18,7 +18,8 @@ from jobq.cli.text import plain
 application = typer.Typer(
     name="jobq",
     help="Serve a job queue, and look at its jobs.",
-    epilog="Exit codes:  " + ";  ".join(f"{code} {meaning}" for code, meaning in exits.HELP) + ".",
+    # \b keeps the lines as they are.
+    epilog="\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exits.HELP),
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -38,7 +39,8 @@ def run(arguments: Sequence[str]) -> int:
     command = typer.main.get_command(application)
     try:
         answer = command.main(args=list(arguments) or ["--help"], prog_name="jobq", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # It is None if it was closed from the beginning.
+            sys.stdout.flush()
     except (SystemExit, BrokenPipeError):  # rich and typer turn a closed pipe into SystemExit.
         _forget_stdout()
         return _fail("the output was closed before everything was written", Exit.OUTPUT_CLOSED)
@@ -123,6 +125,8 @@ def _make_streams_forgiving() -> None:
 
 def _forget_stdout() -> None:
     """Send what is still buffered to nowhere: the interpreter would complain of it at exit."""
+    if sys.stdout is None:
+        return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,9 @@ from jobq.cli.target import load_queue
 from jobq.cli.text import plain
 
 logger = logging.getLogger("jobq.cli")
+
+_ECHO = 0.05
+"""A signal that comes as soon after another is the same one, forwarded by a wrapper such as timeout(1), in seconds."""
 
 
 def serve(target: str, *, burst: bool) -> int:
@@ -38,9 +42,10 @@ class _Signals:
     """
 
     def __init__(self) -> None:
-        self._seen = False
+        self._first_at: float | None = None
 
     def watch(self) -> None:
+        """Put this before the handlers that `Queue.run` has installed by the time it emits ``started``."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._chained(signal.getsignal(number)))
             signal.siginterrupt(number, False)
@@ -54,12 +59,14 @@ class _Signals:
         return handle
 
     def _count(self, number: int) -> None:
-        if self._seen:
+        now = time.monotonic()
+        if self._first_at is None:
+            self._first_at = now
+            _write("jobq: stopping; running jobs may finish, a second signal aborts\n")
+        elif now - self._first_at > _ECHO:
             _write("jobq: aborted; other workers take its jobs over when their leases lapse\n")
             # Nothing is given back or closed: that is what a lease is for.
             os._exit(128 + number)
-        self._seen = True
-        _write("jobq: stopping; running jobs may finish, a second signal aborts\n")
 
 
 def _write(line: str) -> None:

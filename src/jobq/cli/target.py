@@ -29,7 +29,7 @@ def load_queue(target: str) -> Queue[Any, Any]:
     if not isinstance(found, Queue) and callable(found):
         found = _call(found, target)
     if not isinstance(found, Queue):
-        raise CommandError(f"{target} is a {type(found).__name__}, not a Queue or a function that returns one")
+        raise CommandError(f"{target} is of type {type(found).__name__}, not a Queue or a function that returns one")
     return found
 
 
