@@ -48,7 +48,7 @@ class _CountingQueue:
 
 def measure(plan: Plan) -> Iterator[Row]:
     for kind in ("memory", "file"):
-        yield from _costs(kind, 1.0 if plan.quick else 4.0)
+        yield from _costs(kind, 0.5 if plan.quick else 4.0)
         yield from _lateness(kind)
 
 

@@ -17,12 +17,12 @@ async def main(directory: str) -> None:
     async with queue:
         for text in ("one", "two words", "one two three"):
             answer = await queue.enqueue(f"count {text}", text)
-            print(f"{text}: {answer.status}")
+            print(f"handed over {text!r}: {answer.status}")
 
 
 if __name__ == "__main__":
     asyncio.run(main(sys.argv[1]))
 
-# one: queued
-# two words: queued
-# one two three: queued
+# handed over 'one': queued
+# handed over 'two words': queued
+# handed over 'one two three': queued

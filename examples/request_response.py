@@ -37,17 +37,17 @@ async def main() -> None:
         return job.payload**2
 
     async with queue:
-        print(await respond(queue, "request-1", 7))
-        print(await respond(queue, "request-2", -1))
-        print(await respond(queue, "request-3", 1000))
+        print(*await respond(queue, "request-1", 7))
+        print(*await respond(queue, "request-2", -1))
+        print(*await respond(queue, "request-3", 1000))
         ready.set()
-        print(await respond(queue, "request-3", 1000))
+        print(*await respond(queue, "request-3", 1000))
 
 
 if __name__ == "__main__":
     asyncio.run(main())
 
-# (200, '49')
-# (422, 'the number must not be negative')
-# (202, 'accepted; ask again with the same id')
-# (200, '1000000')
+# 200 49
+# 422 the number must not be negative
+# 202 accepted; ask again with the same id
+# 200 1000000
