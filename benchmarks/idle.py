@@ -14,7 +14,7 @@ from jobq.job import NewJob
 from jobq.storage.contract import Storage
 
 _DELAY = 0.5
-_SETTLING = 0.3  # What starting costs is over by then.
+_SETTLING = 0.7  # What starting costs is over by then, and a storage's first look for what others wrote.
 
 
 class _CountingStorage:
@@ -48,7 +48,7 @@ class _CountingQueue:
 
 def measure(plan: Plan) -> Iterator[Row]:
     for kind in ("memory", "file"):
-        yield from _costs(kind, 0.5 if plan.quick else 4.0)
+        yield from _costs(kind, 1.0 if plan.quick else 4.0)
         yield from _lateness(kind)
 
 

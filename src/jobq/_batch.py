@@ -49,6 +49,7 @@ class Batcher(Generic[T, A]):
         self._pending: deque[_Entry[T, A]] = deque()
         self._scheduled = False
         self._carrier: asyncio.Task[None] | None = None
+        self._carried: list[_Entry[T, A]] = []
 
     def submit(self, item: T) -> asyncio.Future[A]:
         """Add an item; the future has its answer. Cancelled before its batch leaves, the item stays behind."""
@@ -78,14 +79,23 @@ class Batcher(Generic[T, A]):
         while self._carrier is not None:
             await asyncio.wait([self._carrier])
 
+    async def close(self, error: Exception) -> None:
+        """Give up what is in flight or pending: whoever waits for it is told ``error``; its outcome is unknown."""
+        if self._carrier is not None:
+            self._carrier.cancel()
+            await asyncio.wait([self._carrier])
+        for entry in [*self._carried, *self._pending]:
+            _hand(entry, error)
+        self._pending.clear()
+
     async def _carry(self) -> None:
         try:
             while batch := self._take():
+                self._carried = batch
                 await self._deliver(batch)
+                self._carried = []
         finally:
             self._carrier = None
-            if self._pending:
-                self.flush()
 
     def _take(self) -> list[_Entry[T, A]]:
         pending, size, total = self._pending, self._size, 0

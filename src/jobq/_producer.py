@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -23,6 +24,7 @@ from jobq.errors import (
     JobCancelledError,
     JobNotFoundError,
     PayloadTooLargeError,
+    QueueClosedError,
     SerializationError,
 )
 from jobq.events import Emitter
@@ -164,10 +166,15 @@ class Producer(Generic[P, R]):
         value: R = self._result_serde.deserialize(snapshot.result or b"")
         return value
 
-    async def drain(self) -> None:
-        """Wait until every request that was submitted is answered."""
-        await self._adder.drain()
-        await self._reader.drain()
+    async def close(self, within: float) -> None:
+        """Let every request that was submitted be answered, for so many seconds; then give up the rest."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._adder.drain()
+                await self._reader.drain()
+        error = QueueClosedError("the queue was stopped before the storage answered; the outcome is unknown")
+        await self._adder.close(error)
+        await self._reader.close(error)
 
     def _new_job_of(self, item: EnqueueItem[P] | tuple[str, P]) -> NewJob:
         if isinstance(item, EnqueueItem):

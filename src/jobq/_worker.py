@@ -100,6 +100,7 @@ class Worker:
         self._unsettled = 0
         self._stopping = False
         self._stop_at = 0.0
+        self._ended = False
         self._changed = asyncio.Event()
         self._idle: asyncio.Task[None] | None = None
         self._lease_timer: asyncio.TimerHandle | None = None
@@ -130,6 +131,8 @@ class Worker:
         if self._running:
             await self._end_handlers()
         await self._until(lambda: not self._unsettled, least=_SETTLE_GRACE)
+        self._ended = True
+        await self._settler.close(StorageUnavailableError("the worker was stopped before the storage answered"))
         await asyncio.wait(self._tasks)
         await Renewer.of(self._storage).leave(self._group)
         if self._lease_timer is not None:
@@ -353,7 +356,7 @@ class Worker:
     def _settle_again(self, running: Running, outcome: Outcome, error: Exception) -> bool:
         """Repeat a settle until the lease ends; then the job is left to whoever rescues it."""
         transient = isinstance(error, StorageUnavailableError)
-        if not isinstance(error, StorageError) or self._clock.monotonic() >= running.lease_until:
+        if self._ended or not isinstance(error, StorageError) or self._clock.monotonic() >= running.lease_until:
             self._emitter.emit("error", error)
             return False
         if not transient and not self._troubled:

@@ -8,7 +8,6 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
@@ -561,8 +560,7 @@ class Queue(Generic[P, R]):
             await opened.worker.stop(timeout)
         self._open = None
         await opened.waiters.close()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(opened.producer.drain(), max(0.05, deadline - loop.time()))
+        await opened.producer.close(max(0.05, deadline - loop.time()))
         opened.timeouts.close()
         await self._emitter.drain(max(0.05, deadline - loop.time()))
         await self._emitter.emit_and_wait("stopped")

@@ -7,6 +7,7 @@ from any thread. It is created lazily inside: a job whose signal nobody touches 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Literal
@@ -51,7 +52,8 @@ class AbortSignal:
         future: asyncio.Future[None] = loop.create_future()
 
         def wake() -> None:
-            loop.call_soon_threadsafe(_finish, future)
+            with contextlib.suppress(RuntimeError):  # That loop is closed, and who waited in it is gone.
+                loop.call_soon_threadsafe(_finish, future)
 
         if self._add(wake):
             try:
