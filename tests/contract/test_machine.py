@@ -40,4 +40,4 @@ def test_random_sequences_agree_with_the_model_on_file(tmp_path: Path) -> None:
         folders[storage] = folder
         return storage
 
-    check_storage_machine(make, reopen=reopen, examples=30, steps=30)
+    check_storage_machine(make, reopen=reopen, examples=500, steps=30)

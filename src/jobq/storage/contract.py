@@ -52,6 +52,7 @@ Invariants
 4.  **Attempts are counted at claim**, in the step that takes the job, so a job that kills its worker cannot run for
     ever. Giving back (settle to QUEUED) refunds the attempt: the job is ``queued`` when none is left counted, else
     ``failing``. Lapsed with ``attempts >= max_attempts`` it fails with error `WORKER_LOST`.
+    A settle to FAILING is taken at its word: whether attempts are left is for the engine to know.
 5.  **Order.** Higher priority first; equals by the moment they became ready. A job without delay is ready at
     once, whatever any clock says. Delayed, retried, rescued and revived jobs queue anew when due; a given-back job
     keeps its place.
@@ -62,8 +63,9 @@ Invariants
     and hints carry it.
 8.  **Everything may be sent twice.** A request that repeats a nonce within `LINGER` seconds gets its first answer and
     changes nothing more, also after the job has ended, expired, been revived, or been replaced by another add.
-    A repeated claim gets those of its claims that still stand. A record keeps the last token that settled it and what
-    was answered, so a repeated settle is answered as at first, also after another claim or an expiry.
+    A repeated claim gets those of its claims that still stand; one that took nothing may take what has become ready
+    since. A record keeps the last token that settled it and what was answered, so a repeated settle is answered as
+    at first, also after another claim or an expiry.
 9.  **Linger.** Absent is a way of reading, not a deletion. A job cancelled, or completed with ``ttl=0``, expires at
     once, and is absent for everyone except a request that repeats its nonce and a `get` that names its generation. Its
     record may be removed `LINGER` seconds after the expiry, by `prune`.

@@ -168,8 +168,8 @@ class StorageMachine(RuleBasedStateMachine):
     def claim_again(self) -> None:
         """Those of its claims that still stand are answered; nothing is taken."""
         at, nonce, claims = self.last_claim
-        if not nonce or self.clock.now() >= at + LINGER:
-            return
+        if not claims or self.clock.now() >= at + LINGER:
+            return  # Of a claim that took nothing there is nothing to answer again.
 
         repeated = self.run(self.queue.claim("worker", 30.0, 3, nonce))
 
