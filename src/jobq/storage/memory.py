@@ -164,10 +164,13 @@ class MemoryNamespace:
 
     async def wait_for_work(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()
-        sleeper = Sleeper(loop, self._clock.monotonic() + timeout)
         with self._lock:
-            if self._due_in() == 0.0:
+            due_in = self._due_in()
+            if due_in == 0.0:
                 return
+            if due_in is not None:
+                timeout = min(timeout, due_in)  # What came since the caller's claim counts as well.
+            sleeper = Sleeper(loop, self._clock.monotonic() + timeout)
             self._sleepers.append(sleeper)
         timer = loop.call_later(timeout, sleeper.finish)
         try:

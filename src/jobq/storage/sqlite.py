@@ -34,6 +34,9 @@ BUSY_FOR = 5.0
 CHECKPOINT_BYTES = 8 * 2**20
 """How far the write-ahead log grows between checkpoints."""
 _KEPT_LOG_BYTES = 256 * 1024
+_LASTING = frozenset({"add", "settle", "cancel", "revive", "retain"})
+"""Verbs whose answer is a promise that outlives a power cut, with durability "full". A claim, an extend or a rescue that
+a power cut undoes leaves the job to be run again, as the loss of its worker would have done anyway."""
 _APPLICATION_ID = 0x6A6F6271  # "jobq"
 _VERSION = 1
 _log = logging.getLogger("jobq.storage")
@@ -82,6 +85,7 @@ class Database:
         self._clock = clock
         self._inbox: queue.SimpleQueue[list[Operation] | None] = queue.SimpleQueue()
         self._identity = (0, 0)
+        self._set_synchronous = synchronous
         self._checkpointed_at = 0
         self._shrinking = False
         self._thread: threading.Thread | None = None
@@ -198,6 +202,10 @@ class Database:
     def _begin(self, connection: sqlite3.Connection, operations: list[Operation]) -> None:
         # One that begins by reading may not write later: SQLite refuses that at once when others have written.
         statement = "BEGIN IMMEDIATE" if any(operation.writes for operation in operations) else "BEGIN"
+        synchronous = self._synchronous if any(o.name in _LASTING for o in operations) else "NORMAL"
+        if synchronous != self._set_synchronous:
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            self._set_synchronous = synchronous
         self._patiently(lambda: connection.execute(statement), min(o.submitted_at for o in operations) + BUSY_FOR)
 
     def _patiently(self, attempt: Callable[[], object], until: float) -> None:
