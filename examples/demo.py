@@ -241,3 +241,184 @@ class Crew:
         """How often each id was announced as completed, over all workers."""
         files = (self._directory / label for label in WORKERS)
         return Counter(id for path in files if path.exists() for id in path.read_text(encoding="utf-8").splitlines())
+
+
+# The application: it hands over every file, waits for every result, and asks again.
+
+
+class Score:
+    """What happened, counted as it happens."""
+
+    def __init__(self, files: int) -> None:
+        self.files = files
+        self.reports: dict[str, Report] = {}
+        self.repeated = 0
+        """Second requests that were answered without a second run."""
+        self.rescued = 0
+        self.seconds = 0.0
+
+
+async def produce(directory: Path, modules: Mapping[str, Path], console: Console) -> tuple[Score, Crew]:
+    """Index all modules through the queue, and kill a worker half way."""
+    storage = FileStorage(directory / "jobs")
+    crew, score = Crew(directory), Score(len(modules))
+    queue = Queue[str, Report](storage, name=QUEUE, visibility_timeout=LEASE, max_attempts=5)
+    reaper = Reaper(storage, name=QUEUE, visibility_timeout=LEASE / 4)
+
+    @reaper.on("stalled")
+    def count_rescue(_id: str) -> None:
+        score.rescued += 1
+
+    try:
+        async with queue, reaper:
+            crew.start()
+            began = time.monotonic()
+            await queue.enqueue_many([(name, str(path)) for name, path in modules.items()])
+            await collect(queue, storage, modules, score, crew, console)
+            score.seconds = time.monotonic() - began
+            again = await queue.enqueue_many([(name, str(path)) for name, path in modules.items()])
+            score.repeated = sum(result.status == "completed" for result in again)
+            await check_the_killed(queue, crew)
+    finally:
+        crew.end()
+    return score, crew
+
+
+async def collect(
+    queue: Queue[str, Report],
+    storage: FileStorage,
+    modules: Mapping[str, Path],
+    score: Score,
+    crew: Crew,
+    console: Console,
+) -> None:
+    """Wait for every result, asking for each file a second time on the way; show how far it is."""
+
+    async def ask(name: str) -> None:
+        score.reports[name] = await queue.enqueue_and_wait(name, str(modules[name]), timeout=55)
+
+    asked = [asyncio.ensure_future(ask(name)) for name in modules]
+    try:
+        with progress(console) as bar:
+            task = bar.add_task("indexing", total=len(modules), note="three workers")
+            told = 0.0
+            while len(score.reports) < len(modules):
+                await asyncio.wait(asked, timeout=0.1, return_when=asyncio.FIRST_EXCEPTION)
+                for future in asked:
+                    if future.done():
+                        future.result()
+                crew.check()
+                if crew.killed is None and len(score.reports) >= len(modules) // 2:
+                    await crew.kill_a_busy_one(storage)
+                note = "three workers" if crew.killed is None else f"{crew.killed} killed with {len(crew.held)} jobs"
+                bar.update(task, completed=len(score.reports), note=note)
+                if not console.is_terminal and time.monotonic() - told > 1.0:
+                    told = time.monotonic()
+                    console.print(f"{len(score.reports):>5} of {len(modules)} indexed; {note}")
+    finally:
+        for future in asked:
+            future.cancel()
+
+
+async def check_the_killed(queue: Queue[str, Report], crew: Crew) -> None:
+    """What the killed worker held must have been run again by another."""
+    if crew.killed is None:
+        raise DemoError("no worker could be killed with jobs in its hands")
+    for id in crew.held:
+        status = await queue.get_status(id)
+        if status is None or status.attempts < 2 or status.worker_id == crew.killed:
+            raise DemoError(f"{id} was held by the killed {crew.killed} and not run again: {status}")
+
+
+def progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=40),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def faults_of(score: Score, crew: Crew, expected: Totals) -> list[str]:
+    """Everything that is not as promised; empty if all is well."""
+    faults = differences(add_up(score.reports.values()), expected)
+    faults += [f"{id} was completed {n} times" for id, n in crew.completed().items() if n > 1]
+    if score.repeated != score.files:
+        faults.append(f"only {score.repeated} of {score.files} second requests were answered from the cache")
+    if score.rescued < len(crew.held):
+        faults.append(f"{len(crew.held)} jobs were held by the killed worker, and {score.rescued} were rescued")
+    return faults
+
+
+def show(score: Score, crew: Crew, console: Console) -> None:
+    facts = Table.grid(padding=(0, 3))
+    rows = {
+        "files": f"{score.files:,}",
+        "jobs run": f"{sum(crew.completed().values()):,}",
+        "duplicates answered from the cache": f"{score.repeated:,}",
+        "jobs rescued": f"{score.rescued:,} (held by {crew.killed} when it was killed: {len(crew.held)})",
+        "seconds": f"{score.seconds:.1f}",
+        "jobs/s": f"{score.files / score.seconds:,.0f}",
+    }
+    for name, value in rows.items():
+        facts.add_row(name, f"[bold]{value}")
+    console.print(facts)
+    largest = sorted(score.reports.items(), key=lambda item: -item[1].lines)[:5]
+    imported: Counter[str] = Counter()
+    for report in score.reports.values():
+        imported.update(report.imports)
+    table = Table("largest modules", "lines", "longest function", "most imported", "times", title_justify="left")
+    for (name, report), (module, times) in zip(largest, imported.most_common(5), strict=False):
+        longest = f"{report.longest} ({report.length})" if report.longest else ""
+        table.add_row(name, f"{report.lines:,}", longest, module, f"{times:,}")
+    console.print(table)
+
+
+def index(limit: int | None) -> int:
+    """Run it all; return the exit code."""
+    console, modules = Console(), list_modules(limit)
+    console.print(f"Indexing the {len(modules):,} modules of the standard library of Python {sys.version.split()[0]}")
+    with tempfile.TemporaryDirectory(prefix="jobq-demo-") as folder:
+        directory = Path(folder)
+        command = [sys.executable, __file__, "--plain", *([] if limit is None else ["--limit", str(limit)])]
+        plain = subprocess.Popen(command, stdout=subprocess.PIPE)
+        try:
+            score, crew = asyncio.run(produce(directory, modules, console))
+            expected = msgspec.json.decode(plain.communicate()[0], type=Totals)
+            show(score, crew, console)
+            faults = faults_of(score, crew, expected)
+        except DemoError as error:
+            faults = [str(error)]
+        finally:
+            plain.kill()
+            plain.wait()
+    for fault in faults:
+        console.print(f"[bold red]WRONG:[/] {fault}", highlight=False)
+    if not faults:
+        console.print("[bold green]Every total agrees with a plain loop; no job was lost, none was completed twice.")
+    return 1 if faults else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Index the standard library with a job queue.")
+    parser.add_argument("--limit", type=int, help="only so many files, the largest")
+    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # Of what it reads, not of what it does.
+    if options.plain:
+        return count_plainly(options.limit)
+    if options.worker:
+        asyncio.run(serve(options.directory, options.worker))
+        return 0
+    try:
+        return index(options.limit)
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
