@@ -35,8 +35,8 @@ CHECKPOINT_BYTES = 8 * 2**20
 """How far the write-ahead log grows between checkpoints."""
 _KEPT_LOG_BYTES = 256 * 1024
 _LASTING = frozenset({"add", "settle", "cancel", "revive", "retain"})
-"""Verbs whose answer is a promise that outlives a power cut, with durability "full". A claim, an extend or a rescue that
-a power cut undoes leaves the job to be run again, as the loss of its worker would have done anyway."""
+"""Verbs whose answer is a promise that outlives a power cut, with durability "full". A claim, an extend or a rescue
+that a power cut undoes leaves the job to be run again, as the loss of its worker would have done anyway."""
 _APPLICATION_ID = 0x6A6F6271  # "jobq"
 _VERSION = 1
 _log = logging.getLogger("jobq.storage")
