@@ -6,21 +6,29 @@ import asyncio
 import functools
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
 
 from benchmarks.measure import CALLERS, PAYLOAD, Goal, Plan, Row, directory, per_second, rows
 from benchmarks.worker import serving
 from jobq import FileStorage, Queue
 
-_GOALS = (
-    Goal("file, full: request/response, 1 caller", 2_000, "calls/s"),
-    Goal("file, full: request/response, 100 callers", 15_000, "calls/s"),
-)
-
 
 def measure(plan: Plan) -> Iterator[Row]:
-    with directory() as path, serving(path, "full"):
-        names = itertools.count()
-        yield from rows(_GOALS, lambda: asyncio.run(_call(FileStorage(path), next(names), plan)))
+    for durability in ("normal", "full"):
+        goals = (
+            Goal(f"file, {durability}: request/response, 1 caller", 2_000, "calls/s"),
+            Goal(f"file, {durability}: request/response, 100 callers", 15_000, "calls/s"),
+        )
+        with directory() as path, serving(path, durability):
+            names = itertools.count()
+            yield from rows(goals, functools.partial(_measure_once, path, durability, names, plan))
+
+
+def _measure_once(
+    path: Path, durability: Literal["normal", "full"], names: Iterator[int], plan: Plan
+) -> tuple[float, float]:
+    return asyncio.run(_call(FileStorage(path, durability=durability), next(names), plan))
 
 
 async def _call(storage: FileStorage, run: int, plan: Plan) -> tuple[float, float]:
