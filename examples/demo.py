@@ -422,3 +422,99 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+# What is shown meanwhile: a bar in a terminal, a line a second elsewhere.
+
+
+class Display:
+    """Tells how far the workers are."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console = console
+        self._total = total
+        self._began = self._shown = time.monotonic()
+        self.bar = Progress(
+            TextColumn("  indexing"),
+            BarColumn(32),
+            MofNCompleteColumn(),
+            TextColumn("[dim]{task.fields[rate]:,.0f} jobs/s"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self.bar.add_task("", total=total, rate=0.0)
+
+    def update(self, done: int) -> None:
+        now = time.monotonic()
+        rate = done / max(now - self._began, 0.001)
+        self.bar.update(self._task, completed=done, rate=rate)
+        if not self._console.is_terminal and now - self._shown >= 1.0:
+            self._shown = now
+            self._console.print(f"  {done:,} of {self._total:,} indexed, {rate:,.0f} jobs/s")
+
+
+# The producer: what an application does.
+
+
+class Outcome(msgspec.Struct):
+    """What the run has shown, and what of it is not as promised."""
+
+    reports: dict[str, Report] = {}
+    joined: int = 0
+    cached: int = 0
+    rescued: int = 0
+    seconds: float = 0.0
+    problems: list[str] = []
+
+
+@asynccontextmanager
+async def working(directory: Path) -> AsyncIterator[tuple[Queue[str, Report], FileStorage, Crew]]:
+    """A queue with a reaper and three workers, all of which end with it."""
+    storage = FileStorage(directory / "jobs")
+    queue = Queue[str, Report](storage, name=QUEUE, visibility_timeout=LEASE)
+    crew = Crew(directory)
+    async with queue, Reaper(storage, name=QUEUE, visibility_timeout=LEASE):
+        try:
+            crew.start()
+            yield queue, storage, crew
+        finally:
+            await asyncio.to_thread(crew.end)
+
+
+async def produce(modules: Mapping[str, Path], directory: Path, console: Console) -> Outcome:
+    """Hand over every module, wait for every result, ask again at half time and at the end."""
+    outcome = Outcome()
+    items = [(name, str(path)) for name, path in modules.items()]
+    async with working(directory) as (queue, storage, crew):
+        began = time.monotonic()
+        accepted = await queue.enqueue_many(items)
+        if any(answer.status != "queued" for answer in accepted):
+            outcome.problems.append("a new job was not accepted as new")
+        console.print(f"  {len(items):,} jobs accepted in {time.monotonic() - began:.2f} s; three workers start")
+
+        async def collect(name: str, path: str) -> None:
+            outcome.reports[name] = await queue.enqueue_and_wait(name, path, timeout=300)
+
+        collecting = asyncio.gather(*(collect(*item) for item in items))
+        display = Display(console, len(items))
+        try:
+            with display.bar:
+                while not collecting.done():
+                    await asyncio.wait([collecting], timeout=0.1)
+                    crew.check()
+                    display.update(len(outcome.reports))
+                    if crew.killed is None and not collecting.done() and 2 * len(outcome.reports) >= len(items):
+                        await interfere(queue, storage, crew, items=items, outcome=outcome)
+                        if crew.killed:
+                            console.print(f"  [red]✗[/] {crew.killed} killed while it held {len(crew.held)} jobs")
+            await collecting
+        finally:
+            collecting.cancel()
+        outcome.seconds = time.monotonic() - began
+        await ask_again(queue, items, outcome)
+        if outcome.cached < len(items):
+            outcome.problems.append("a finished job was not answered from the cache")
+        await check_rescues(queue, crew, outcome)
+    check_repeats(crew, outcome)
+    return outcome
