@@ -130,7 +130,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
 class Job(Generic[P]):
     """What a handler is given: one attempt of one job."""
 
-    __slots__ = ("attempts", "created_at", "fencing_token", "id", "max_attempts", "payload", "signal")
+    __slots__ = ("_claim", "attempts", "created_at", "id", "max_attempts", "payload", "signal")
 
     def __init__(self, claim: Claim, payload: P, signal: AbortSignal) -> None:
         self.id = claim.id
@@ -142,8 +142,12 @@ class Job(Generic[P]):
         """When it was enqueued, in epoch seconds by the storage's clock."""
         self.signal = signal
         """Aborted when the handler should end: stop's deadline, job_timeout, a lost lease, a cancel."""
-        self.fencing_token = claim.fencing_token
+        self._claim = claim
+
+    @property
+    def fencing_token(self) -> int:
         """Strictly increasing per queue: hand it to outside systems, so that they can refuse a late writer."""
+        return self._claim.fencing_token
 
     def __repr__(self) -> str:
         return f"<Job {self.id!r} attempt {self.attempts} of {self.max_attempts}>"
