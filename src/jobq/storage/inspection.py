@@ -20,13 +20,13 @@ def count_states(connection: sqlite3.Connection, queue: int, now: float) -> Coun
     rows = connection.execute(
         """
         SELECT state, count(*) FROM jobs INDEXED BY ready
-            WHERE queue = ?1 AND state <= 1 AND due IS NULL GROUP BY state
+            WHERE queue = ? AND state <= 1 AND due IS NULL GROUP BY state
         UNION ALL SELECT state, count(*) FROM jobs INDEXED BY later
-            WHERE queue = ?1 AND due IS NOT NULL GROUP BY state
-        UNION ALL SELECT 2, count(*) FROM jobs INDEXED BY leased WHERE queue = ?1 AND lease_until IS NOT NULL
+            WHERE queue = ? AND due IS NOT NULL GROUP BY state
+        UNION ALL SELECT 2, count(*) FROM jobs INDEXED BY leased WHERE queue = ? AND lease_until IS NOT NULL
         UNION ALL SELECT state, count(*) FROM jobs INDEXED BY expiring
-            WHERE queue = ?1 AND expires_at > ?2 GROUP BY state""",
-        (queue, now),
+            WHERE queue = ? AND expires_at > ? GROUP BY state""",
+        (queue, queue, queue, queue, now),
     )
     counts: dict[State, int] = {}
     for state, count in rows.fetchall():

@@ -75,9 +75,9 @@ class Steps:
         ).fetchone()
         if first is not None and first[0] > self._monotonic:
             self._run(
-                """UPDATE jobs SET lease_until = ?1 + lease
-                WHERE queue = ?2 AND lease_until IS NOT NULL AND lease_until - lease > ?1""",
-                (self._monotonic, self._queue),
+                """UPDATE jobs SET lease_until = ? + lease
+                WHERE queue = ? AND lease_until IS NOT NULL AND lease_until - lease > ?""",
+                (self._monotonic, self._queue, self._monotonic),
             )
 
     def _announce(self, delay: float) -> None:

@@ -48,11 +48,11 @@ _TAKE = """
         started_at = ? WHERE number = ?"""
 _UNLEASE = "token = NULL, lease_until = NULL, settled_token = token, settled_as = "
 _ENDED = f"""
-    UPDATE jobs SET state = ?1, result = ?2, error = ?3, finished_at = ?4, expires_at = ?5, cancel_asked = 0,
-        replies = NULL, payload = CASE ?1 WHEN {_FAILED} THEN payload ELSE x'' END, {_UNLEASE} ?6"""
-_END = f"{_ENDED} WHERE number = ?7"
+    UPDATE jobs SET state = ?, result = ?, error = ?, finished_at = ?, expires_at = ?, cancel_asked = 0,
+        replies = NULL, payload = CASE ? WHEN {_FAILED} THEN payload ELSE x'' END, {_UNLEASE} ?"""
+_END = f"{_ENDED} WHERE number = ?"
 _END_PLAINLY = f"""{_ENDED}
-    WHERE queue = ?7 AND id = ?8 AND token = ?9 AND cancel_asked = 0 AND replies IS NULL"""
+    WHERE queue = ? AND id = ? AND token = ? AND cancel_asked = 0 AND replies IS NULL"""
 _RETURN = f"UPDATE jobs SET state = 1, error = ?, place = ?, due = ?, {_UNLEASE} 0 WHERE number = ?"
 _GIVE_BACK = f"UPDATE jobs SET state = ?, attempts = ?, {_UNLEASE} 0 WHERE number = ?"
 
@@ -178,8 +178,8 @@ class Transitions(Steps):
     def hold(self, name: str, owner: str, ttl: float) -> bool:
         return (
             self._run(
-                """INSERT INTO locks VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET owner = ?3, until = ?4
-                WHERE owner = ?3 OR until <= ?5""",
+                """INSERT INTO locks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE
+                SET owner = excluded.owner, until = excluded.until WHERE owner = excluded.owner OR until <= ?""",
                 (self._queue, name, owner, self._monotonic + ttl, self._monotonic),
             ).rowcount
             == 1
@@ -282,7 +282,7 @@ class Transitions(Steps):
             state = NUMBER_OF[settlement.state]
             if state not in (_COMPLETED, _FAILED):
                 return False
-            ended = (state, settlement.result, settlement.error, now, now + settlement.ttl, 0)
+            ended = (state, settlement.result, settlement.error, now, now + settlement.ttl, state, 0)
             plain.append((*ended, self._queue, settlement.id, settlement.token))
         return self._run_many(_END_PLAINLY, plain).rowcount == len(settlements)
 
@@ -318,7 +318,7 @@ class Transitions(Steps):
         self, row: Row, settlement: Settlement, state: int, writes: dict[str, list[tuple[Any, ...]]]
     ) -> None:
         now, kind = self._now, HintKind.CANCELLED if state == _CANCELLED else HintKind.SETTLED
-        ended = (state, settlement.result, settlement.error, now, now + settlement.ttl, int(state == _CANCELLED))
+        ended = (state, settlement.result, settlement.error, now, now + settlement.ttl, state, int(state == _CANCELLED))
         writes[_END].append((*ended, row.number))
         if row.replies:
             row.result, row.error = settlement.result, settlement.error
