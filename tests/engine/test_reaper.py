@@ -248,11 +248,12 @@ async def test_one_of_several_leads(storage: Storage) -> None:
 @in_loop
 async def test_a_leader_stays_the_leader(storage: Storage) -> None:
     """It renews before its lock lapses."""
-    reaper = Reaper(storage, leader_election=LeaderElection(lock_ttl=0.1, acquire_retry_interval=0.02))
+    election = LeaderElection(lock_ttl=0.5, renewal_interval=0.05, acquire_retry_interval=0.02)
+    reaper = Reaper(storage, leader_election=election)
     events = Events(reaper)
     async with reaper:
         await events.until("leadership_acquired")
-        await passing(0.35)
+        await passing(0.7)
         assert reaper.is_leader
         assert events.names == ["leadership_acquired"]
 
