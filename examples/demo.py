@@ -295,7 +295,7 @@ async def collect(
     """Wait for every result, asking for each file a second time on the way; show how far it is."""
 
     async def ask(name: str) -> None:
-        score.reports[name] = await queue.enqueue_and_wait(name, str(modules[name]), timeout=55)
+        score.reports[name] = await queue.enqueue_and_wait(name, str(modules[name]), timeout=300)
 
     asked = [asyncio.ensure_future(ask(name)) for name in modules]
     try:
@@ -383,7 +383,7 @@ def index(limit: int | None) -> int:
     with tempfile.TemporaryDirectory(prefix="jobq-demo-") as folder:
         directory = Path(folder)
         command = [sys.executable, __file__, "--plain", *([] if limit is None else ["--limit", str(limit)])]
-        plain = subprocess.Popen(command, stdout=subprocess.PIPE)
+        plain = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
         try:
             score, crew = asyncio.run(produce(directory, modules, console))
             expected = msgspec.json.decode(plain.communicate()[0], type=Totals)
@@ -414,6 +414,7 @@ def main() -> int:
     if options.worker:
         asyncio.run(serve(options.directory, options.worker))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Clean up, as after Ctrl-C.
     try:
         return index(options.limit)
     except KeyboardInterrupt:

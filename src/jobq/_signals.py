@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+_ECHO = 0.05
+"""Seconds within which a repeated signal is the same request: timeout(1), for one, passes on what it gets twice."""
+
 
 async def any_of(events: Sequence[asyncio.Event]) -> None:
     """Wait until one of the events is set."""
@@ -14,6 +17,22 @@ async def any_of(events: Sequence[asyncio.Event]) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+def interruption(asked: asyncio.Event, again: Callable[[], None]) -> Callable[[], None]:
+    """Return what to do at a signal: set ``asked`` at the first, call ``again`` at others, but for mere echoes."""
+    loop = asyncio.get_running_loop()
+    asked_at = loop.time()
+
+    def interrupted() -> None:
+        nonlocal asked_at
+        if not asked.is_set():
+            asked_at = loop.time()
+            asked.set()
+        elif loop.time() > asked_at + _ECHO:
+            again()
+
+    return interrupted
 
 
 def install(loop: asyncio.AbstractEventLoop, number: int, handler: Callable[[], None]) -> bool:

@@ -17,7 +17,7 @@ from jobq._executor import Executor, Handler, Hook, check_handler
 from jobq._failure import decode_error
 from jobq._nonces import Nonces
 from jobq._producer import MOST_ATTEMPTS, Producer, ProducerOptions
-from jobq._signals import any_of, install
+from jobq._signals import any_of, install, interruption
 from jobq._timeouts import Timeouts
 from jobq._watch import Waiters
 from jobq._worker import Worker, WorkerOptions, current_worker
@@ -236,12 +236,7 @@ class Queue(Generic[P, R]):
         if self._handler is None:
             raise ConfigError("run: there is no handler; register one with @queue.execute first")
         loop, asked = asyncio.get_running_loop(), asyncio.Event()
-
-        def interrupted() -> None:
-            if asked.is_set() and self._open is not None and self._open.worker is not None:
-                self._open.worker.hurry()
-            asked.set()
-
+        interrupted = interruption(asked, self._hurry)
         installed = [number for number in (signal.SIGINT, signal.SIGTERM) if install(loop, number, interrupted)]
         try:
             await self.start()
@@ -569,6 +564,10 @@ class Queue(Generic[P, R]):
 
     def _stopped(self, task: asyncio.Task[None]) -> None:
         self._stopping = None
+
+    def _hurry(self) -> None:
+        if self._open is not None and self._open.worker is not None:
+            self._open.worker.hurry()
 
     def _abandoned(self) -> bool:
         """Forget what a closed loop left behind, if that is so."""
