@@ -1,5 +1,7 @@
 """jobq: a reliable job queue. At-least-once execution, exactly-once completion."""
 
+from typing import TYPE_CHECKING, Any
+
 from jobq.errors import (
     ConfigError,
     ErrorInfo,
@@ -41,6 +43,9 @@ from jobq.storage import open_storage
 from jobq.storage.file import FileStorage
 from jobq.storage.memory import MemoryStorage
 
+if TYPE_CHECKING:
+    from jobq.storage.redis import RedisStorage
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -73,6 +78,7 @@ __all__ = [
     "Queue",
     "QueueClosedError",
     "Reaper",
+    "RedisStorage",
     "ResultExpiredError",
     "RetryLater",
     "RetryPolicy",
@@ -87,3 +93,12 @@ __all__ = [
     "UpdateResultTTLResult",
     "open_storage",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs an extra only when it is asked for."""
+    if name == "RedisStorage":
+        from jobq.storage import load_storage
+
+        return load_storage(name)
+    raise AttributeError(f"module 'jobq' has no attribute {name!r}")

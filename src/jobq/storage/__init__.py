@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from jobq.checks import shown
 from jobq.errors import ConfigError
 from jobq.storage.contract import Storage
 
+_STORAGES = {
+    # By name and imported late, because the storages stand above this floor: the module, and the extra it needs.
+    "MemoryStorage": ("jobq.storage.memory", None),
+    "FileStorage": ("jobq.storage.file", None),
+    "RedisStorage": ("jobq.storage.redis", "redis"),
+}
+_REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
+_FORMS = "memory://, file:///path/to/directory, or redis://host:6379/0"
+
 
 def open_storage(url: str) -> Storage:
-    """Make a storage from a URL: ``memory://`` or ``file:///path/to/directory``.
+    """Make a storage from a URL.
 
-    Nothing is opened before a queue starts on it. A relative directory is ``file:./data``.
+    ``memory://``; ``file:///path/to/directory`` (a relative one is ``file:./data``); ``redis://``, ``rediss://``,
+    ``valkey://``, ``valkeys://``, ``redis+sentinel://``, ``redis+cluster://``, ``unix://``. Nothing is opened before a
+    queue starts on it.
 
     Raises:
         ConfigError: the URL is malformed, or of an unknown scheme.
+        ImportError: the storage needs an extra that is not installed; the message says which.
 
     Example:
         >>> open_storage("memory://")
@@ -25,20 +37,29 @@ def open_storage(url: str) -> Storage:
     """
     if not isinstance(url, str):
         raise ConfigError(f"url={shown(url)}: must be a str")
-    parts = urlsplit(url)
-    match parts.scheme:
-        case "memory":
-            return _made("jobq.storage.memory", "MemoryStorage")
-        case "file":
-            if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
-                raise ConfigError("url: a file storage is written file:///path/to/directory")
-            return _made("jobq.storage.file", "FileStorage", unquote(parts.path))
-        case scheme:
-            raise ConfigError(
-                f"url: there is no storage for the scheme {shown(scheme)}; use memory:// or file:///path/to/directory"
-            )
+    scheme, _, _ = url.partition(":")
+    if scheme == "memory":
+        return cast(Storage, load_storage("MemoryStorage")())
+    if scheme == "file":
+        parts = urlsplit(url)
+        if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
+            raise ConfigError("url: a file storage is written file:///path/to/directory")
+        return cast(Storage, load_storage("FileStorage")(unquote(parts.path)))
+    if scheme.partition("+")[0] in _REDIS_SCHEMES:
+        return cast(Storage, load_storage("RedisStorage")(url))
+    raise ConfigError(f"url: there is no storage for the scheme {shown(scheme)}; use {_FORMS}")
 
 
-def _made(module: str, name: str, *arguments: str) -> Storage:
-    # Imported by name and late, because the storages stand above this floor.
-    return cast(Storage, getattr(import_module(module), name)(*arguments))
+def load_storage(name: str) -> Any:
+    """Import a storage's class.
+
+    Raises:
+        ImportError: it needs an extra that is not installed.
+    """
+    module, extra = _STORAGES[name]
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if extra is None or (error.name or "").partition(".")[0] != extra:
+            raise
+        raise ImportError(f"{name} needs an extra that is not installed: pip install 'jobq[{extra}]'") from error

@@ -30,6 +30,9 @@ T = TypeVar("T")
 class StorageCase:
     """The hooks of the kit: what the author of a storage supplies."""
 
+    time_is_a_servers = False
+    """Whether leases lapse by the clock of a server, which goes on when this machine is restarted."""
+
     async def make_storage(self, clock: ManualClock) -> Storage:
         """Return a new storage without any jobs, not yet opened, that tells its time by ``clock``."""
         raise NotImplementedError("a storage's tests override make_storage")

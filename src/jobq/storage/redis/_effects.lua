@@ -1,0 +1,107 @@
+-- Effects: a verb first looks and decides, job by job, and `apply` then writes everything. So a job whose record cannot be
+-- read changes nothing, and what the verb touches is written once.
+
+local changed, news = {}, {}
+local ready_in, ready_out, later_in, later_out, leases_in, leases_out = {}, {}, {}, {}, {}, {}
+local wake = false
+
+local function push(list, one, two)
+  local last = #list
+  list[last + 1] = one
+  list[last + 2] = two
+end
+
+local function member(id, record)
+  return struct.pack('>I8', record[PLACE]) .. id
+end
+
+-- Ends a job; its record expires after `ttl` µs, and lingers a little longer.
+local function finish(id, record, state, outcome, ttl)
+  record[STATE], record[TERM], record[FINISHED] = state, wall + ttl, wall
+  record[HAS_OUTCOME], record[OUTCOME] = outcome and 1 or 0, outcome or ''
+  record[CANCEL_ASKED] = 0
+  if state ~= FAILED then
+    record[PAYLOAD] = ''
+  end
+  if record[REPLIES] ~= '' then
+    push(news, {record[REPLIES], state == CANCELLED and CANCELLED_HINT or SETTLED_HINT, id})
+    record[REPLIES] = ''
+  end
+  changed[id] = record
+end
+
+local function release(id, record)
+  push(leases_out, record[TOKEN] .. id)
+  record[TOKEN] = ''
+end
+
+-- Tells every watch of the queue.
+local function announce(kind, id, record)
+  redis.call(publish, stem .. 'events', cmsgpack.pack({kind, id, record[GENERATION], record[ATTEMPTS]}))
+end
+
+-- Tells those who asked for these jobs: one message to each address, with its secret and all its news.
+local function tell(raws)
+  local letters, order = {}, {}
+  for _, item in ipairs(news) do
+    local id, raw = item[3], raws[item[3]]
+    local record = records[id]
+    local small = #record[OUTCOME] <= PUSHED_RESULT_LIMIT and #raw <= 2 * PUSHED_RESULT_LIMIT
+    local line = {item[2], id, record[GENERATION], small and raw or ''}
+    for address in string.gmatch(item[1], '[^ ]+') do
+      if not letters[address] then
+        letters[address] = {}
+        order[#order + 1] = address
+      end
+      letters[address][#letters[address] + 1] = line
+    end
+  end
+  for _, address in ipairs(order) do
+    local channel, secret = string.match(address, '^(.-)%.(.*)$')
+    if channel then
+      redis.call(publish, stem .. 'reply:' .. channel, cmsgpack.pack({secret, letters[address]}))
+    end
+  end
+end
+
+-- Makes one command of a list, and returns an empty one.
+local function write(command, key, list)
+  if #list == 0 then
+    return list
+  end
+  redis.call(command, stem .. key, unpack(list))
+  return {}
+end
+
+-- Writes what was decided; returns the records as they are stored now.
+local function apply()
+  local raws, lasting = {}, {}
+  for id, record in pairs(changed) do
+    local raw, key = encode(record), stem .. 'j:' .. id
+    raws[id] = raw
+    if ended(record) then
+      local left = math.ceil((record[TERM] + LINGER - wall) / 1000)
+      redis.call('SET', key, raw, 'PX', left > 0 and string.format('%.0f', left) or 1)
+    else
+      push(lasting, key, raw)
+    end
+  end
+  if #lasting > 0 then
+    redis.call('MSET', unpack(lasting))
+  end
+  ready_out = write('ZREM', 'ready', ready_out)
+  later_out = write('ZREM', 'later', later_out)
+  leases_out = write('ZREM', 'leases', leases_out)
+  ready_in = write('ZADD', 'ready', ready_in)
+  later_in = write('ZADD', 'later', later_in)
+  leases_in = write('ZADD', 'leases', leases_in)
+  if wake and redis.call('EXISTS', stem .. 'wake') == 0 then
+    redis.call('LPUSH', stem .. 'wake', 1)
+  end
+  if #news > 0 then
+    tell(raws)
+    news = {}
+  end
+  changed, wake = {}, false
+  return raws
+end

@@ -1,0 +1,109 @@
+-- What every script begins with: its clock, and the record of a job.
+--
+-- KEYS[1]  the stem of the queue's keys, "<prefix>{<name>}:"; it is no key itself, and all keys share its slot
+-- ARGV[1]  wall clock in µs, ARGV[2] steady clock in µs; both empty: the server's own clock, which is the rule
+-- ARGV[3]  PUBLISH, or SPUBLISH in a Cluster; a verb's own arguments follow
+
+local stem, publish = KEYS[1], ARGV[3]
+local wall, steady
+if ARGV[1] == '' then
+  local time = redis.call('TIME')
+  wall = time[1] * 1000000 + time[2]
+  steady = wall
+else
+  wall, steady = tonumber(ARGV[1]), tonumber(ARGV[2])
+end
+
+-- A record is a packed string under "<stem>j:<id>". Names in capitals are put in by scripts.py; records.py says what the fields
+-- are and how they are packed. (As local variables of Lua they would be bound anew by each function at each call, which
+-- took longer than all the rest.)
+
+local function decode(raw)
+  local record = {struct.unpack(LAYOUT, raw)}
+  if record[FORMAT] ~= 1 or record[STATE] < QUEUED or record[STATE] > CANCELLED then
+    error('it is damaged, or of another version', 0)
+  end
+  record[PAYLOAD] = string.sub(raw, record[PAYLOAD]) -- What follows the last field; its position until here.
+  return record
+end
+
+local function encode(r)
+  return struct.pack(LAYOUT, r[FORMAT], r[CREATED], r[PLACE], r[TERM], r[STATE], r[CANCEL_ASKED], r[SETTLED_AS],
+    r[HAS_OUTCOME], r[PRIORITY], r[ATTEMPTS], r[MAX_ATTEMPTS], r[RESULT_TTL], r[STARTED], r[FINISHED],
+    #r[TOKEN], r[TOKEN], #r[SETTLED], r[SETTLED], #r[GENERATION], r[GENERATION], #r[WORKER], r[WORKER],
+    #r[RECENT], r[RECENT], #r[REPLIES], r[REPLIES], #r[OUTCOME], r[OUTCOME]) .. r[PAYLOAD]
+end
+
+local records, found = {}, {}
+
+-- Fetches the records of many ids with one command; a key that is no string reads as absent, and is overwritten.
+local function fetch(ids)
+  if #ids == 0 then
+    return
+  end
+  local keys = {}
+  for i, id in ipairs(ids) do
+    keys[i] = stem .. 'j:' .. id
+  end
+  for i, raw in ipairs(redis.call('MGET', unpack(keys))) do
+    found[ids[i]] = raw
+  end
+end
+
+-- Returns the record of an id that was fetched, as this script has left it so far; nil if there is none.
+local function load(id)
+  local record = records[id]
+  if record == nil and found[id] then
+    record = decode(found[id])
+    records[id] = record
+  end
+  return record
+end
+
+local function waiting(record)
+  return record[STATE] == QUEUED or record[STATE] == FAILING
+end
+
+local function ended(record)
+  return record[STATE] >= COMPLETED
+end
+
+local function absent(record)
+  return ended(record) and record[TERM] <= wall
+end
+
+-- The requests that this record has answered within the last LINGER: {nonce or token, answer, when}.
+local function remembered(record)
+  local requests = {}
+  if record[RECENT] ~= '' then
+    for _, request in ipairs(cmsgpack.unpack(record[RECENT])) do
+      if request[3] > wall - LINGER then
+        requests[#requests + 1] = request
+      end
+    end
+  end
+  return requests
+end
+
+local function answered(record, nonce)
+  for _, request in ipairs(remembered(record)) do
+    if request[1] == nonce then
+      return request[2]
+    end
+  end
+end
+
+local function remember(record, nonce, answer)
+  local requests = remembered(record)
+  requests[#requests + 1] = {nonce, answer, wall}
+  record[RECENT] = cmsgpack.pack(requests)
+end
+
+-- Notes who wants to be told how this job ends, and says whether that is news; there is room for some hundred.
+local function note(record, address)
+  if string.find(record[REPLIES], address, 1, true) or #record[REPLIES] > 60000 then
+    return false
+  end
+  record[REPLIES] = record[REPLIES] .. address .. ' '
+  return true
+end

@@ -1,0 +1,70 @@
+#!lua
+-- add: absent -> queued
+-- uses: record, effects, waiting, mending
+--
+-- ARGV[4…] six for each job: id, nonce, delay in µs, -priority, reply address or '', the record from STATE on, as records.tail packs it
+-- returns  for each job: '' accepted; the record that holds the id; or {message} if that cannot be read
+-- again    the nonce of an accepted add is the record's generation, or remembered by the record that replaced it
+
+local ids, answers = {}, {}
+for i = 4, #ARGV, 6 do
+  ids[#ids + 1] = ARGV[i]
+end
+fetch(ids)
+
+local fresh = {}
+
+local function add(id, nonce, delay, priority, reply_to, tail)
+  local held, recent = load(id), nil
+  if held then
+    if held[GENERATION] == nonce or answered(held, nonce) then
+      return ''
+    end
+    if not absent(held) then
+      if not ended(held) then
+        mend(id, held)
+        if reply_to ~= '' and note(held, reply_to) then
+          changed[id] = held
+        end
+      end
+      return encode(held)
+    end
+    if not answered(held, held[GENERATION]) then
+      remember(held, held[GENERATION], ACCEPTED)
+    end
+    if held[SETTLED] ~= '' then
+      remember(held, held[SETTLED], held[SETTLED_AS])
+    end
+    recent = held[RECENT]
+  end
+  local place = count()
+  local raw = struct.pack('>BI8I8I8', 1, wall, place, delay > 0 and wall + delay or 0) .. tail
+  local entry = struct.pack('>I8', place) .. id
+  if delay > 0 then
+    push(later_in, string.format('%.0f', wall + delay), entry)
+    wake_if_earlier(delay)
+  else
+    push(ready_in, priority, entry)
+    wake = true
+  end
+  records[id], found[id], changed[id] = nil, raw, nil
+  if recent then
+    records[id] = decode(raw)
+    records[id][RECENT] = recent
+    changed[id] = records[id]
+  else
+    push(fresh, stem .. 'j:' .. id, raw)
+  end
+  return ''
+end
+
+for i = 4, #ARGV, 6 do
+  local fine, answer = pcall(add, ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+  answers[#answers + 1] = fine and answer or {answer}
+end
+if #fresh > 0 then
+  redis.call('MSET', unpack(fresh))
+end
+apply()
+save_count()
+return answers

@@ -1,0 +1,255 @@
+"""Channels: one connection that listens to every channel of a process.
+
+1.  A subscription counts from the server's confirmation on, since what is published before is not heard.
+2.  After every reconnect each channel is subscribed again, and its owner is told, after the confirmation, that messages
+    may have been missed.
+3.  Silence is normal here. So the server is asked from time to time whether it is still there, and only one that does
+    not answer is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from redis.exceptions import ResponseError
+
+from jobq.storage.redis.packing import Command, pack
+from jobq.storage.redis.trouble import code_of, explained, unavailable
+from jobq.storage.redis.wire import Dialer, Wire, report_unexpected
+
+_MESSAGES = (b"message", b"smessage")
+_CONFIRMATIONS = (b"subscribe", b"ssubscribe")
+_ENDS = (b"unsubscribe", b"sunsubscribe")
+
+
+class Subscription:
+    """One channel, and who listens to it."""
+
+    def __init__(self, channel: str, receive: Callable[[bytes], None], missed: Callable[[], None]) -> None:
+        self.channel = channel
+        self.receive = receive
+        self.missed = missed
+        self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the server has confirmed it for the first time, or refused it."""
+        self.heard = False
+        """Whether the present connection hears it."""
+
+
+class _Asked(NamedTuple):
+    """A command whose answer is still to come."""
+
+    ends: bool
+    subscription: Subscription | None
+
+
+class Channels:
+    """The listening connection to one server; made at the first subscription, and kept until it is closed."""
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        *,
+        time_limit: float,
+        sharded: bool = False,
+        astray: Callable[[Subscription], None] | None = None,
+    ) -> None:
+        self._dialer = dialer
+        self._time_limit = time_limit
+        self._subscribe, self._unsubscribe = ("SSUBSCRIBE", "SUNSUBSCRIBE") if sharded else ("SUBSCRIBE", "UNSUBSCRIBE")
+        self._astray = astray
+        """Told of a channel that this node of a Cluster does not serve, or no longer."""
+        self._subscriptions: dict[bytes, Subscription] = {}
+        self._keeper: asyncio.Task[None] | None = None
+        self._wire: Wire | None = None
+        self._outbox: list[bytes] = []
+        self._outbox_filled = asyncio.Event()
+        self._asked: deque[_Asked] = deque()
+        self._heard_at = 0.0
+
+    @property
+    def wire(self) -> Wire | None:
+        """The connection, while there is one."""
+        return self._wire
+
+    @property
+    def subscriptions(self) -> Iterable[Subscription]:
+        return self._subscriptions.values()
+
+    async def subscribe(self, subscription: Subscription) -> None:
+        """Listen to a channel, and return when the server has confirmed it.
+
+        Raises:
+            StorageUnavailableError: there was no confirmation within the time limit.
+            StorageError: the server refuses it.
+        """
+        self.add(subscription)
+        try:
+            async with asyncio.timeout(self._time_limit):
+                await asyncio.shield(subscription.confirmed)
+        except TimeoutError:
+            self.remove(subscription)
+            trouble = self._dialer.trouble or f"no subscription within {self._time_limit:g} s"
+            raise unavailable(self._dialer.address, trouble) from None
+        except BaseException:
+            self.remove(subscription)
+            raise
+
+    def add(self, subscription: Subscription) -> None:
+        """Listen to a channel as soon as that is possible."""
+        self._subscriptions[subscription.channel.encode()] = subscription
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep())
+        elif self._wire is not None:
+            self._ask(subscription)
+
+    def remove(self, subscription: Subscription) -> None:
+        """Stop listening; what still comes is dropped."""
+        name = subscription.channel.encode()
+        if self._subscriptions.get(name) is subscription:
+            del self._subscriptions[name]
+            if self._wire is not None:
+                self._send((self._unsubscribe, name), _Asked(True, subscription))
+        subscription.heard = False
+
+    def renew(self) -> None:
+        """Connect anew, since the server is no longer the right one."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            self._keeper = asyncio.create_task(self._keep(after=keeper))
+
+    async def close(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+        for subscription in self._subscriptions.values():
+            if not subscription.confirmed.done():
+                subscription.confirmed.set_exception(unavailable(self._dialer.address, "closed"))
+                subscription.confirmed.exception()
+        self._subscriptions.clear()
+
+    async def _keep(self, after: asyncio.Task[None] | None = None) -> None:
+        if after is not None:
+            after.cancel()
+            await asyncio.wait([after])
+        while True:
+            wire = await self._dialer.again()
+            closing = True
+            try:
+                await self._serve(wire)
+                closing = False
+            finally:
+                self._wire = None
+                self._asked.clear()
+                self._outbox.clear()
+                for subscription in self._subscriptions.values():
+                    subscription.heard = False
+                await wire.close(gently=closing)
+
+    async def _serve(self, wire: Wire) -> None:
+        """Use a connection until it is lost."""
+        self._wire, self._heard_at = wire, asyncio.get_running_loop().time()
+        for subscription in self._subscriptions.values():
+            self._ask(subscription)
+        tasks = [asyncio.create_task(part(wire)) for part in (self._read, self._write, self._take_pulse)]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            report_unexpected(tasks)
+
+    async def _write(self, wire: Wire) -> None:
+        while True:
+            await self._outbox_filled.wait()
+            self._outbox_filled.clear()
+            data = b"".join(self._outbox)
+            self._outbox.clear()
+            await wire.send(data)
+
+    async def _take_pulse(self, wire: Wire) -> None:
+        """End when the server has kept silent although it was asked."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._time_limit)
+            asked_at = loop.time()
+            for subscription in self._subscriptions.values():
+                if not subscription.heard:
+                    self._ask(subscription)
+            self._send(("PING",), _Asked(False, None))
+            await asyncio.sleep(self._time_limit)
+            if self._heard_at < asked_at:
+                return
+
+    async def _read(self, wire: Wire) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                reply = await wire.read(disconnect_on_error=False)
+            except ResponseError as error:
+                self._refused(error)
+                continue
+            self._heard_at = loop.time()
+            if not isinstance(reply, list):
+                self._asked.popleft()
+            elif reply[0] in _MESSAGES:
+                self._deliver(reply[1], reply[2])
+            elif reply[0] in _CONFIRMATIONS:
+                self._confirm(self._asked.popleft().subscription)
+            elif reply[0] in _ENDS:
+                self._end(reply[1])
+            else:
+                self._asked.popleft()
+
+    def _deliver(self, channel: bytes, message: bytes) -> None:
+        subscription = self._subscriptions.get(channel)
+        if subscription is not None:
+            try:
+                subscription.receive(message)
+            except Exception as error:
+                context = {"message": f"a listener to {subscription.channel} failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
+
+    def _confirm(self, subscription: Subscription | None) -> None:
+        if subscription is None or self._subscriptions.get(subscription.channel.encode()) is not subscription:
+            return
+        subscription.heard = True
+        if subscription.confirmed.done():
+            subscription.missed()
+        else:
+            subscription.confirmed.set_result(None)
+
+    def _end(self, channel: bytes) -> None:
+        if self._asked and self._asked[0].ends:
+            asked = self._asked[0].subscription
+            if asked is not None and asked.channel.encode() == channel:
+                self._asked.popleft()
+                return
+        subscription = self._subscriptions.get(channel)
+        if subscription is not None:  # The server ended it: in a Cluster its slot has moved away.
+            subscription.heard = False
+            if self._astray is not None:
+                self._astray(subscription)
+
+    def _refused(self, error: ResponseError) -> None:
+        subscription = self._asked.popleft().subscription if self._asked else None
+        if subscription is None or self._subscriptions.get(subscription.channel.encode()) is not subscription:
+            return
+        if self._astray is not None and code_of(error) in ("MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN"):
+            self._astray(subscription)
+        elif not subscription.confirmed.done():
+            problem = explained(self._dialer.address, error, (self._subscribe,))
+            subscription.confirmed.set_exception(problem)
+            subscription.confirmed.exception()
+
+    def _ask(self, subscription: Subscription) -> None:
+        self._send((self._subscribe, subscription.channel), _Asked(False, subscription))
+
+    def _send(self, command: Command, asked: _Asked) -> None:
+        self._outbox.append(pack(command))
+        self._asked.append(asked)
+        self._outbox_filled.set()

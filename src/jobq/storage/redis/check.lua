@@ -1,0 +1,21 @@
+#!lua flags=allow-oom
+-- check: tries every command that scripts use, so that a missing permission is told at the start and not in the middle
+-- uses: record
+--
+-- KEYS[1]  the stem of no queue
+-- returns  '', or what the server said to the first command that it refused
+
+local key = stem .. 'check'
+local commands = {
+  {'GET', key}, {'SET', key, '1', 'PX', '1000'}, {'MSET', key, '1'}, {'MGET', key}, {'DEL', key}, {'EXISTS', key},
+  {'HSET', key, 'a', '1'}, {'HGET', key, 'a'}, {'HMGET', key, 'a'}, {'DEL', key},
+  {'ZADD', key, '1', 'a'}, {'ZRANGE', key, '0', '0'}, {'ZSCORE', key, 'a'}, {'ZCARD', key}, {'ZREM', key, 'a'},
+  {'LPUSH', key, '1'}, {'DEL', key}, {publish, stem .. 'events', ''},
+}
+for _, command in ipairs(commands) do
+  local answer = redis.pcall(unpack(command))
+  if type(answer) == 'table' and answer.err then
+    return command[1] .. ' ' .. command[2] .. ': ' .. answer.err
+  end
+end
+return ''

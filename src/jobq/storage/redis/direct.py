@@ -1,0 +1,111 @@
+"""Direct: the route to one server, or to whoever is the master of a service that Sentinels watch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from jobq.errors import StorageError
+from jobq.storage.redis.channels import Channels, Subscription
+from jobq.storage.redis.link import Link
+from jobq.storage.redis.markers import Markers
+from jobq.storage.redis.outage import Outage
+from jobq.storage.redis.packing import Command
+from jobq.storage.redis.sentinels import Sentinels
+from jobq.storage.redis.settings import Settings
+from jobq.storage.redis.trouble import code_of, explained
+from jobq.storage.redis.urls import Place
+from jobq.storage.redis.wire import Dialer, Wire
+
+_NO_MASTER = ("READONLY", "MASTERDOWN")
+_CONTROL_LASTS = 1000
+"""Milliseconds after which a push to the control list is forgotten; by then the BLPOP that it was to end has seen it."""
+
+
+class Direct:
+    """At most three connections, each made when it is first needed."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        role: str,
+        time_limit: float,
+        control: str,
+        outage: Outage,
+        give_back: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._address = str(settings.target)
+        self._outage = outage
+        locate = partial(_given, settings.target.places[0])
+        if settings.target.mode == "sentinel":
+            locate = Sentinels(settings, time_limit).master
+        dialer = partial(Dialer, settings, time_limit=time_limit, locate=locate, address=self._address)
+        self._link = Link(dialer(role), time_limit=time_limit, connected=self._connected, lost=self._lost)
+        self._channels = Channels(dialer("channels"), time_limit=time_limit)
+        self._markers = Markers(
+            dialer("markers"), control=control, interrupt=self._interrupt, give_back=give_back, refused=self._suspect
+        )
+        self._subscriptions: dict[str, Subscription] = {}
+
+    async def open(self) -> None:
+        await self._link.open()
+
+    async def close(self) -> None:
+        await self._markers.close()
+        await self._channels.close()
+        await self._link.close()
+
+    async def call(self, slot_key: str, command: Command) -> Any:
+        try:
+            return await self._link.call(command)
+        except RedisError as error:
+            self._suspect(error)
+            raise explained(self._address, error, command) from error
+
+    async def nodes(self) -> list[Place]:
+        """Return the one server, whose place callers need not know."""
+        return [Place(self._address, 0)]
+
+    async def call_node(self, node: Place, command: Command) -> Any:
+        return await self.call("", command)
+
+    async def subscribe(self, slot_key: str, subscription: Subscription) -> None:
+        self._subscriptions[subscription.channel] = subscription
+        await self._channels.subscribe(subscription)
+
+    async def unsubscribe(self, channel: str) -> None:
+        subscription = self._subscriptions.pop(channel, None)
+        if subscription is not None:
+            self._channels.remove(subscription)
+
+    async def wait_for_marker(self, key: str, timeout: float) -> bool:
+        return await self._markers.wait(key, timeout)
+
+    def _connected(self, wire: Wire) -> None:
+        """Have the other connections follow to a new master."""
+        self._outage.back(self._address)
+        for other in (self._channels, self._markers):
+            if other.wire is not None and other.wire.place != wire.place:
+                other.renew()
+
+    def _lost(self, error: StorageError) -> None:
+        self._outage.lost(self._address, error)
+
+    def _suspect(self, error: RedisError) -> None:
+        """Look for another master if this server says that it is none."""
+        if code_of(error) in _NO_MASTER:
+            self._link.renew(error)
+
+    async def _interrupt(self, control: str) -> None:
+        await asyncio.gather(
+            self.call(control, ("LPUSH", control, 1)), self.call(control, ("PEXPIRE", control, _CONTROL_LASTS))
+        )
+
+
+async def _given(place: Place) -> Place:
+    return place

@@ -1,0 +1,37 @@
+#!lua flags=allow-oom
+-- extend: processing -> processing
+-- uses: record, effects
+--
+-- ARGV[4] lease in µs; ARGV[5…] two for each claim: id, token
+-- returns  for each claim: 0 lost, 1 held, 2 held and a cancel was asked for; or {message} if the record cannot be read
+-- again    a deadline only moves forward, so twice is once
+
+local lease, ids, answers = tonumber(ARGV[4]), {}, {}
+for i = 5, #ARGV, 2 do
+  ids[#ids + 1] = ARGV[i]
+end
+fetch(ids)
+
+local function extend(id, token)
+  local record = load(id)
+  if not record or token == '' or record[TOKEN] ~= token then
+    return 0
+  end
+  push(leases_in, string.format('%.0f', steady + lease), token .. id)
+  if record[TERM] ~= lease then
+    record[TERM] = lease
+    changed[id] = record
+  end
+  return record[CANCEL_ASKED] == 1 and 2 or 1
+end
+
+for i = 5, #ARGV, 2 do
+  local fine, answer = pcall(extend, ARGV[i], ARGV[i + 1])
+  answers[#answers + 1] = fine and answer or {answer}
+end
+if #leases_in > 0 then
+  redis.call('ZADD', stem .. 'leases', 'GT', unpack(leases_in))
+end
+leases_in = {}
+apply()
+return answers

@@ -1,0 +1,34 @@
+#!lua flags=allow-oom
+-- get: looks, notes who wants to be told, and mends
+-- uses: record, effects, waiting, mending
+--
+-- ARGV[4…] three for each job: id, generation or '', reply address or ''
+-- returns  for each job: the record; '' absent; or {message} if it cannot be read
+-- again    an address is noted once
+
+local ids, answers = {}, {}
+for i = 4, #ARGV, 3 do
+  ids[#ids + 1] = ARGV[i]
+end
+fetch(ids)
+
+local function get(id, generation, reply_to)
+  local record = load(id)
+  if not record or (absent(record) and record[GENERATION] ~= generation) then
+    return ''
+  end
+  if not ended(record) then
+    mend(id, record)
+    if reply_to ~= '' and note(record, reply_to) then
+      changed[id] = record
+    end
+  end
+  return found[id]
+end
+
+for i = 4, #ARGV, 3 do
+  local fine, answer = pcall(get, ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  answers[#answers + 1] = fine and answer or {answer}
+end
+apply()
+return answers

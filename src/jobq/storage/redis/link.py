@@ -1,0 +1,247 @@
+"""Link: many callers, one connection. What they send within one turn of the loop leaves in one write.
+
+A server answers in the order in which it was asked, so a queue of futures beside the connection is all there is to it:
+
+1.  A caller that is cancelled leaves its place in the queue, and its reply is dropped there.
+2.  When the connection breaks, everything in flight fails at once: what the server did of it is unknown. Whoever asked
+    may ask again, and waits for the next connection, at most the time limit.
+3.  A reply that is overdue breaks the connection, since replies cannot overtake each other: one timer for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, RedisError, ResponseError
+
+from jobq.errors import StorageError
+from jobq.storage.redis.packing import Command, pack
+from jobq.storage.redis.trouble import unavailable
+from jobq.storage.redis.wire import Dialer, Wire, report_unexpected
+
+_RENEWED_AFTER = 1.0
+"""Seconds that a connection must be old to be given up on suspicion."""
+
+
+class Link:
+    """The connection for commands; connects again whenever it is lost, until it is closed."""
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        *,
+        time_limit: float,
+        connected: Callable[[Wire], None],
+        lost: Callable[[StorageError], None],
+    ) -> None:
+        self._dialer = dialer
+        self._time_limit = time_limit
+        self._tell_connected = connected
+        self._tell_lost = lost
+        self._keeper: asyncio.Task[None] | None = None
+        self._wire: Wire | None = None
+        self._attached: asyncio.Future[None] | None = None
+        """Resolves for those who wait for a connection."""
+        self._broken: asyncio.Future[StorageError] | None = None
+        self._buffer: list[bytes] = []
+        self._idle_writer: asyncio.Future[None] | None = None
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._answered = 0
+        self._sent: deque[tuple[int, float]] = deque()
+        """How many commands had been sent at which time, oldest first, while some of them are unanswered."""
+        self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def address(self) -> str:
+        return self._dialer.address
+
+    @property
+    def wire(self) -> Wire | None:
+        """The connection, while there is one."""
+        return self._wire
+
+    async def open(self, *, at_once: bool = True) -> None:
+        """Connect, or begin to.
+
+        Args:
+            at_once: wait for the first connection, and raise if there is none within the time limit.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._attached = self._loop.create_future()
+        wire = await self._dialer.first() if at_once else None
+        if wire is not None:
+            self._attach(wire)
+        self._keeper = self._loop.create_task(self._keep(wire))
+
+    async def close(self) -> None:
+        """Fail what is in flight, and end the connection and everything that keeps it."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+        if self._attached is not None and not self._attached.done():
+            self._attached.set_exception(self._closed())
+            self._attached.exception()  # Nobody need have waited.
+
+    def call(self, command: Command) -> Awaitable[Any]:
+        """Send a command, and return what resolves to its reply.
+
+        Raises:
+            StorageUnavailableError: the connection was lost, no reply came, or no connection was found in time.
+            RedisError: the server's reply is an error.
+        """
+        return self._call_later(command) if self._wire is None else self._submit(command)
+
+    def renew(self, reason: object) -> None:
+        """Give up the connection, because of what the server said: another may be the right one by now."""
+        wire = self._wire
+        if wire is not None and self._loop.time() - wire.connected_at >= _RENEWED_AFTER:
+            self._break(unavailable(self.address, reason))
+
+    async def _call_later(self, command: Command) -> Any:
+        try:
+            async with asyncio.timeout(self._time_limit):
+                while self._wire is None:
+                    if self._keeper is None:
+                        raise self._closed()
+                    assert self._attached is not None
+                    await asyncio.shield(self._attached)
+        except TimeoutError:
+            trouble = self._dialer.trouble
+            why = f"no connection within {self._time_limit:g} s" + ("" if trouble is None else f": {trouble}")
+            raise unavailable(self.address, why) from None
+        return await self._submit(command)
+
+    def _submit(self, command: Command) -> asyncio.Future[Any]:
+        assert self._wire is not None
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        self._buffer.append(pack(command))
+        self._waiting.append(reply)
+        writer = self._idle_writer
+        if writer is not None:
+            self._idle_writer = None
+            writer.set_result(None)
+        return reply
+
+    async def _keep(self, wire: Wire | None) -> None:
+        while True:
+            if wire is None:
+                wire = await self._dialer.again()
+                self._attach(wire)
+            await self._serve(wire)
+            wire = None
+
+    async def _serve(self, wire: Wire) -> None:
+        assert self._broken is not None
+        tasks = [self._loop.create_task(self._read(wire)), self._loop.create_task(self._write(wire))]
+        closing = True
+        try:
+            await self._broken
+            closing = False
+        finally:
+            self._detach(self._closed())
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            report_unexpected(tasks)
+            await wire.close(gently=closing)
+
+    def _attach(self, wire: Wire) -> None:
+        self._wire = wire
+        self._broken = self._loop.create_future()
+        assert self._attached is not None
+        self._attached.set_result(None)
+        self._tell_connected(wire)
+
+    def _break(self, error: StorageError) -> None:
+        if self._broken is not None and not self._broken.done():
+            self._broken.set_result(error)
+            self._detach(error)
+            self._tell_lost(error)
+
+    def _detach(self, error: StorageError) -> None:
+        """Forget the connection, and fail what is in flight: nobody knows what the server did of it."""
+        if self._wire is None:
+            return
+        self._wire = self._idle_writer = None
+        self._attached = self._loop.create_future()
+        waiting, self._waiting = self._waiting, deque()
+        self._buffer = []
+        self._sent.clear()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        for reply in waiting:
+            _fail(reply, type(error)(str(error), code=error.code))
+
+    async def _write(self, wire: Wire) -> None:
+        try:
+            while True:
+                if not self._buffer:
+                    self._idle_writer = self._loop.create_future()
+                    await self._idle_writer
+                if self._wire is not wire:
+                    return
+                data, self._buffer = self._buffer, []
+                self._note_sent()
+                await wire.send(data[0] if len(data) == 1 else b"".join(data))
+        except (RedisError, OSError) as error:
+            self._break(unavailable(self.address, error))
+
+    async def _read(self, wire: Wire) -> None:
+        read = wire.read
+        try:
+            while True:
+                failure: RedisError | None = None
+                reply: Any = None
+                try:
+                    reply = await read(disconnect_on_error=False)
+                except _REPLIES as error:
+                    failure = error
+                if not self._waiting:
+                    self._break(unavailable(self.address, f"a reply that nobody asked for: {failure or reply!r:.80}"))
+                    return
+                waiter = self._waiting.popleft()
+                self._answered += 1
+                if failure is not None:
+                    _fail(waiter, failure)
+                elif not waiter.done():
+                    waiter.set_result(reply)
+        except (RedisError, OSError) as error:
+            self._break(unavailable(self.address, error))
+
+    def _note_sent(self) -> None:
+        while self._sent and self._sent[0][0] <= self._answered:
+            self._sent.popleft()
+        self._sent.append((self._answered + len(self._waiting), self._loop.time()))
+        if self._alarm is None:
+            self._alarm = self._loop.call_later(self._time_limit, self._look_for_overdue)
+
+    def _look_for_overdue(self) -> None:
+        self._alarm = None
+        while self._sent and self._sent[0][0] <= self._answered:
+            self._sent.popleft()
+        if self._sent:
+            left = self._sent[0][1] + self._time_limit - self._loop.time()
+            if left <= 0:
+                self._break(unavailable(self.address, f"no reply within {self._time_limit:g} s"))
+            else:
+                self._alarm = self._loop.call_later(left, self._look_for_overdue)
+
+    def _closed(self) -> StorageError:
+        return StorageError(
+            f"the connections to {self.address} are closed: start a queue on the storage", code="CLOSED"
+        )
+
+
+# What a server may answer; the other errors of redis-py are about the connection.
+_REPLIES = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError)
+
+
+def _fail(reply: asyncio.Future[Any], error: Exception) -> None:
+    if not reply.done():
+        reply.set_exception(error)
+        reply.exception()  # Its caller may be cancelled before it looks: then nobody is to blame.

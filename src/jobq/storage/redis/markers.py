@@ -1,0 +1,236 @@
+"""Markers: one connection that blocks on every list on which somebody of this process waits for a marker.
+
+A marker says that there may be work, so none may be lost between the server and a caller that has just gone away:
+
+1.  A marker popped for a list on which nobody waits any more, or handed to a caller that was cancelled before it could
+    look, goes to the next who waits here, or is given back.
+2.  All lists are in one BLPOP, together with a control list. Who begins to wait on a further list has the control list
+    pushed, which ends the BLPOP that does not have it yet.
+3.  A BLPOP lasts at most a few seconds; a server that does not answer soon after is given up, and never before.
+4.  A connection that breaks may have taken a marker with it. So when there is a new one, everybody who waits looks for
+    work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from redis.exceptions import RedisError, ResponseError
+
+from jobq.errors import StorageError
+from jobq.storage.redis.packing import pack
+from jobq.storage.redis.trouble import code_of
+from jobq.storage.redis.wire import Dialer, Wire
+
+LONGEST_ROUND = 5.0
+"""Seconds that a BLPOP may last."""
+GRACE = 2.0
+"""Seconds after the end of a BLPOP within which a living server answers."""
+_SHORTEST_ROUND = 0.05
+_FAREWELL = 1.0
+_PAUSE = 0.5
+_ELSEWHERE = ("UNBLOCKED", "READONLY", "MASTERDOWN", "LOADING", "MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN")
+
+
+class _Waiter(NamedTuple):
+    woken: asyncio.Future[bool]
+    deadline: float
+
+
+class Markers:
+    """The blocking connection to one server; made when somebody waits for the first time, kept until it is closed."""
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        *,
+        control: str,
+        interrupt: Callable[[str], Awaitable[None]],
+        give_back: Callable[[str], Awaitable[None]],
+        refused: Callable[[ResponseError], None],
+    ) -> None:
+        self._dialer = dialer
+        self._control = control
+        self._interrupt = interrupt
+        """Pushes to the control list."""
+        self._give_back = give_back
+        """Pushes a marker that nobody here needs."""
+        self._refused = refused
+        """Told of a server's error reply."""
+        self._waiters: dict[str, deque[_Waiter]] = {}
+        self._round: frozenset[str] = frozenset()
+        """The lists of the BLPOP that is on its way; empty if there is none."""
+        self._rounds = 0
+        self._interrupted = False
+        self._missed = False
+        """Whether a connection broke, and perhaps a marker went with it."""
+        self._wanted = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._errands: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._wire: Wire | None = None
+
+    @property
+    def wire(self) -> Wire | None:
+        """The connection, while there is one."""
+        return self._wire
+
+    async def wait(self, key: str, timeout: float) -> bool:
+        """Wait for a marker on a list.
+
+        Returns:
+            False when the time is over; True if a marker was popped for this call, or may have been.
+        """
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(loop.create_future(), loop.time() + timeout)
+        timer = loop.call_later(timeout, _wake, waiter, False)
+        self._waiters.setdefault(key, deque()).append(waiter)
+        self._join(key)
+        try:
+            return await waiter.woken
+        except asyncio.CancelledError:
+            if waiter.woken.done() and not waiter.woken.cancelled() and waiter.woken.result():
+                self._hand_on(key)
+            raise
+        finally:
+            timer.cancel()
+            self._leave(key, waiter)
+
+    def renew(self) -> None:
+        """Connect anew, since the server is no longer the right one."""
+        if self._keeper is not None and not self._closing:
+            self._keeper = asyncio.create_task(self._keep(after=self._keeper))
+
+    async def close(self) -> None:
+        """End the BLPOP rather than hang up on it, since it may be popping a marker at this moment."""
+        self._closing = True
+        self._wanted.set()
+        if self._round:
+            self._send_errand(self._interrupt(self._control))
+        if self._keeper is not None:
+            await asyncio.wait([self._keeper], timeout=_FAREWELL if self._round else 0)
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+            self._keeper = None
+        if self._errands:
+            await asyncio.wait(self._errands, timeout=_FAREWELL)
+        for errand in tuple(self._errands):
+            errand.cancel()
+            await asyncio.wait([errand])
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                _wake(waiter, False)
+
+    def _join(self, key: str) -> None:
+        if self._keeper is None and not self._closing:
+            self._keeper = asyncio.create_task(self._keep())
+        self._wanted.set()
+        if self._round and key not in self._round and not self._interrupted:
+            self._interrupted = True
+            self._send_errand(self._interrupt(self._control))
+
+    def _leave(self, key: str, waiter: _Waiter) -> None:
+        waiters = self._waiters[key]
+        waiters.remove(waiter)
+        if not waiters:
+            del self._waiters[key]
+
+    def _hand_on(self, key: str) -> None:
+        """Give a marker to the first who waits for it, or back to the server."""
+        for waiter in self._waiters.get(key, ()):
+            if not waiter.woken.done():
+                _wake(waiter, True)
+                return
+        self._send_errand(self._carry_back(key))
+
+    async def _carry_back(self, key: str) -> None:
+        while True:
+            try:
+                return await self._give_back(key)
+            except StorageError:
+                if self._closing:
+                    return
+            await asyncio.sleep(_PAUSE)
+
+    def _send_errand(self, work: Awaitable[None]) -> None:
+        errand = asyncio.create_task(_quietly(work))
+        self._errands.add(errand)
+        errand.add_done_callback(self._errands.discard)
+
+    async def _keep(self, after: asyncio.Task[None] | None = None) -> None:
+        if after is not None:
+            after.cancel()
+            await asyncio.wait([after])
+        while not self._closing:
+            wire = await self._dialer.again()
+            self._wire = wire
+            if self._missed:
+                self._missed = False
+                self._wake_all()
+            try:
+                # The connection for commands tells of outages.
+                with contextlib.suppress(RedisError, OSError):
+                    await self._serve(wire)
+            finally:
+                self._missed = self._missed or bool(self._round)
+                self._wire, self._round = None, frozenset()
+                await wire.close(gently=self._closing)
+
+    async def _serve(self, wire: Wire) -> None:
+        """Use a connection until it is lost."""
+        loop = asyncio.get_running_loop()
+        while not self._closing:
+            self._wanted.clear()
+            if not self._waiters:
+                await self._wanted.wait()
+                continue
+            longest = max(waiter.deadline for waiters in self._waiters.values() for waiter in waiters)
+            lasting = round(min(LONGEST_ROUND, max(_SHORTEST_ROUND, longest - loop.time())), 3)
+            command = ("BLPOP", *self._lists(), lasting)
+            self._round, self._interrupted = frozenset(self._waiters), False
+            async with asyncio.timeout(lasting + GRACE):
+                await wire.send(pack(command))
+                reply = await self._reply(wire)
+            self._round = frozenset()
+            if reply is not None:
+                key = reply[0].decode()
+                if key != self._control:
+                    self._hand_on(key)
+
+    async def _reply(self, wire: Wire) -> Any:
+        try:
+            return await wire.read(disconnect_on_error=False)
+        except ResponseError as error:
+            self._refused(error)
+            if code_of(error) in _ELSEWHERE:
+                raise
+            # A list of another type, or one that we may not read: then looking for work now and then must do.
+            await asyncio.sleep(_PAUSE)
+            self._wake_all()
+            return None
+
+    def _lists(self) -> list[str]:
+        """Return the lists to wait on, each of them first in its turn, since a server looks at them in order."""
+        keys = list(self._waiters)
+        self._rounds += 1
+        first = self._rounds % len(keys)
+        return [self._control, *keys[first:], *keys[:first]]
+
+    def _wake_all(self) -> None:
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                _wake(waiter, True)
+
+
+def _wake(waiter: _Waiter, marked: bool) -> None:
+    if not waiter.woken.done():
+        waiter.woken.set_result(marked)
+
+
+async def _quietly(work: Awaitable[None]) -> None:
+    with contextlib.suppress(StorageError):  # What was to be told comes late instead: the BLPOP ends by itself.
+        await work

@@ -1,0 +1,62 @@
+"""The scripts: one Lua file for each verb, with the files that it uses put before it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
+
+from jobq.storage.contract import LINGER, PUSHED_RESULT_LIMIT
+from jobq.storage.redis.records import HINT_KINDS, LAYOUT, NUMBERS, SETTLED_ANSWERS, Record
+
+_SHEBANG = re.compile(r"\A#!lua[^\n]*\n")
+_NAME = re.compile(r"\b[A-Z][A-Z_]{2,}\b")
+_USES = re.compile(r"^-- uses: ([a-z, ]+)$", re.MULTILINE)
+
+
+CONSTANTS = {
+    **{field.upper(): place for place, field in enumerate(Record._fields, 1)},
+    **{state.name: number for state, number in NUMBERS.items()},
+    **{f"{kind.name}_HINT": number for number, kind in HINT_KINDS.items()},
+    **{f"SETTLED_{answer.name}": number for number, answer in SETTLED_ANSWERS.items()},
+    "ACCEPTED": 10,
+    "LAYOUT": f"'{LAYOUT}'",
+    "LINGER": round(LINGER * 1e6),
+    "PUSHED_RESULT_LIMIT": PUSHED_RESULT_LIMIT,
+}
+"""What the names in capitals in the Lua files mean."""
+
+
+class Script(NamedTuple):
+    """The text of a script, and the digest by which a server knows it."""
+
+    verb: str
+    text: str
+    digest: str
+
+
+@cache
+def script(verb: str) -> Script:
+    """Return the script of a verb."""
+    body = _read(f"{verb}.lua")
+    shebang, uses = _SHEBANG.match(body), _USES.search(body)
+    if shebang is None or uses is None:
+        raise RuntimeError(f"{verb}.lua must begin with a #!lua line and say what it uses")
+    parts = [_read(f"_{name.strip()}.lua") for name in uses[1].split(",")]
+    text = shebang[0] + "\n".join(_numbered(part) for part in [*parts, body[shebang.end() :]])
+    return Script(verb, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _numbered(text: str) -> str:
+    """Put in the numbers that stand for names in capitals, outside of comments and texts."""
+    lines = []
+    for line in text.splitlines():
+        code, comment, rest = line.partition("--")
+        lines.append(_NAME.sub(lambda name: str(CONSTANTS.get(name[0], name[0])), code) + comment + rest)
+    return "\n".join(lines)
+
+
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")

@@ -1,0 +1,52 @@
+"""Sentinels: whom to ask for the master, before each connection anew."""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis.exceptions import RedisError
+
+from jobq.storage.redis.settings import Settings
+from jobq.storage.redis.trouble import unavailable
+from jobq.storage.redis.urls import Place
+from jobq.storage.redis.wire import Wire, opened
+
+
+class Sentinels:
+    """Knows the Sentinels of a service, those that answered lately first."""
+
+    def __init__(self, settings: Settings, time_limit: float) -> None:
+        self._settings = settings
+        self._places = list(settings.target.places)
+        self._time_limit = time_limit / (len(self._places) + 1)
+        """Seconds for each, so that all can be asked within the time of one attempt."""
+
+    async def master(self) -> Place:
+        """Ask one after the other who the master is.
+
+        Raises:
+            StorageUnavailableError: none of them knows it.
+            RedisError, OSError: none of them answered.
+        """
+        trouble: Exception | None = None
+        for place in tuple(self._places):
+            found = None
+            try:
+                async with asyncio.timeout(self._time_limit):
+                    found = await self._ask(place)
+            except (RedisError, OSError) as error:
+                trouble = error
+            self._places.remove(place)
+            self._places.insert(0 if found else len(self._places), place)
+            if found is not None:
+                return found
+        target = self._settings.target
+        raise trouble or unavailable(str(target), f"no Sentinel knows a master of the service {target.service!r}")
+
+    async def _ask(self, place: Place) -> Place | None:
+        wire: Wire = await opened(self._settings.sentinel_connection(place, self._time_limit), place)
+        try:
+            answer = await wire.ask(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._settings.target.service))
+        finally:
+            await wire.close()
+        return None if answer is None else Place(answer[0].decode(), int(answer[1]))

@@ -1,0 +1,148 @@
+"""RedisStorage: jobs on a Redis or Valkey server, shared by any number of processes and machines.
+
+A verb of the contract is one Lua script (``*.lua``), and its arguments and answers are packed in `namespace` and
+`records`. `servers` knows which server to ask, and moves commands and replies. Keys and the record are described in
+docs/reference/redis-keys.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jobq.checks import shown
+from jobq.clock import Clock
+from jobq.errors import ConfigError
+from jobq.storage.connection import Connection
+from jobq.storage.contract import QueueStorage
+from jobq.storage.redis.namespace import RedisNamespace
+from jobq.storage.redis.packing import Command, Part
+from jobq.storage.redis.readiness import refuse_forbidden, refuse_unfit
+from jobq.storage.redis.scripts import script
+from jobq.storage.redis.servers import Servers
+from jobq.storage.redis.settings import Settings
+from jobq.storage.redis.trouble import NoScript
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis, RedisCluster
+
+_PREFIX = re.compile(r"[^{}\s\x00-\x1f\x7f]{1,128}")
+_OPERATION_LIMIT = 5.0
+
+
+class RedisStorage(Connection):
+    """Keeps jobs on a Redis 7 or Valkey 8 server, or a later one; alone, behind Sentinels, or in a Cluster.
+
+    What the server's own persistence keeps is what jobq keeps: see docs/how-to/redis.md.
+
+    Args:
+        url: such as ``redis://user:password@host:6379/0``; ``docs/how-to/redis.md`` lists all forms.
+        key_prefix: what the names of all keys begin with; without braces.
+        client: a `redis.asyncio.Redis` or `RedisCluster` whose settings are used instead of ``url``, and never its
+            connections.
+        allow_eviction: whether to accept a server that may remove jobs when its memory is full.
+        clock: replaces the server's clock, in tests.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        key_prefix: str = "jobq:",
+        client: Redis[Any] | RedisCluster[Any] | None = None,
+        allow_eviction: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(key_prefix, str) or not _PREFIX.fullmatch(key_prefix):
+            raise ConfigError(f"key_prefix={shown(key_prefix)}: must be 1 to 128 characters without braces and spaces")
+        if url is not None and client is not None:
+            raise ConfigError("url, client: give one of the two")
+        if client is not None:
+            settings = Settings.from_client(client)
+        else:
+            settings = Settings.from_url("redis://localhost:6379/0" if url is None else url)
+        control = f"{key_prefix}control:{os.urandom(8).hex()}"
+        self._cluster = settings.target.mode == "cluster"
+        self._use(Servers(settings, _OPERATION_LIMIT, control=control), key_prefix, clock)
+        self._allow_eviction = allow_eviction
+
+    def _use(self, servers: Servers, key_prefix: str, clock: Clock | None) -> None:
+        self._servers = servers
+        self._key_prefix = key_prefix
+        self._given_clock = clock
+        self._clock = clock or Clock()
+        self._publish = "SPUBLISH" if self._cluster else "PUBLISH"
+        self._namespaces: dict[str, RedisNamespace] = {}
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    def namespace(self, name: str) -> QueueStorage:
+        if name not in self._namespaces:
+            stem = f"{self._key_prefix}{{{name}}}:"
+            counts_time = self._given_clock is not None
+            self._namespaces[name] = RedisNamespace(self, stem, self._clock, counts_time=counts_time)
+        return self._namespaces[name]
+
+    def twin(self) -> RedisStorage:
+        twin = RedisStorage.__new__(RedisStorage)
+        Connection.__init__(twin)
+        twin._cluster = self._cluster
+        twin._use(self._servers.twin(), self._key_prefix, self._given_clock)
+        twin._allow_eviction = True  # It was looked at already.
+        return twin
+
+    def __repr__(self) -> str:
+        return f"<RedisStorage {self._servers.address}>"
+
+    # What namespaces need of the connections.
+
+    async def call(self, slot_key: str, command: Command) -> Any:
+        self.check_usable(asyncio.get_running_loop())
+        return await self._servers.call(slot_key, command)
+
+    async def run(self, slot_key: str, verb: str, times: tuple[Part, Part], arguments: Sequence[Part]) -> Any:
+        """Run a script by its digest, or by its text if the server does not know it (any more)."""
+        self.check_usable(asyncio.get_running_loop())
+        return await self._run(slot_key, verb, times, arguments)
+
+    async def subscribe(
+        self, slot_key: str, channel: str, receive: Callable[[bytes], None], missed: Callable[[], None]
+    ) -> None:
+        self.check_usable(asyncio.get_running_loop())
+        await self._servers.subscribe(slot_key, channel, receive, missed)
+
+    async def unsubscribe(self, channel: str) -> None:
+        await self._servers.unsubscribe(channel)
+
+    async def wait_for_marker(self, key: str, timeout: float) -> bool:
+        self.check_usable(asyncio.get_running_loop())
+        return await self._servers.wait_for_marker(key, timeout)
+
+    async def _run(self, slot_key: str, verb: str, times: tuple[Part, Part], arguments: Sequence[Part]) -> Any:
+        one = script(verb)
+        rest = (1, slot_key, *times, self._publish, *arguments)
+        try:
+            return await self._servers.call(slot_key, ("EVALSHA", one.digest, *rest))
+        except NoScript:
+            return await self._servers.call(slot_key, ("EVAL", one.text, *rest))
+
+    async def _connect(self) -> None:
+        await self._servers.open()
+        try:
+            stem = f"{self._key_prefix}{{-}}:"  # No queue can have this name.
+            address = self._servers.address
+            info = await self._servers.call(stem, ("INFO",))
+            refuse_unfit(address, info, allow_eviction=self._allow_eviction, cluster=self._cluster)
+            refuse_forbidden(address, await self._run(stem, "check", ("", ""), ()))
+        except BaseException:
+            await self._servers.close()
+            raise
+
+    async def _disconnect(self) -> None:
+        await self._servers.close()
