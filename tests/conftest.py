@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from jobq import FileStorage, MemoryStorage
+from jobq import FileStorage, MemoryStorage, RedisStorage
 from jobq.storage.contract import Storage
+from tests.servers.fixtures import key_prefix, redis_server, valkey_server
+from tests.servers.server import Server
+
+__all__ = ["key_prefix", "redis_server", "valkey_server"]
 
 # Before anything imports it: the kit's assertions are to show the values that they compared.
 pytest.register_assert_rewrite("jobq.testing")
 
-STORAGES = ("memory", "file")
+STORAGES = ("memory", "file", "redis", "valkey")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,4 +46,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.storage(name)) for name in STORAGES])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """A new storage of each kind, on the machine's own clock; whoever uses it opens it."""
-    return FileStorage(tmp_path / "jobs") if request.param == "file" else MemoryStorage()
+    match request.param:
+        case "memory":
+            return MemoryStorage()
+        case "file":
+            return FileStorage(tmp_path / "jobs")
+        case kind:
+            server: Server = request.getfixturevalue(f"{kind}_server")
+            return RedisStorage(server.url, key_prefix=request.getfixturevalue("key_prefix"))

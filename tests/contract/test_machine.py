@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from pathlib import Path
 
 import pytest
 
-from jobq import FileStorage, MemoryStorage
+from jobq import FileStorage, MemoryStorage, RedisStorage
 from jobq.clock import Clock
 from jobq.storage.contract import Storage
 from jobq.testing import ManualClock, check_storage_machine
+from tests.servers.server import Server
 
 
 @pytest.mark.slow
@@ -41,3 +43,25 @@ def test_random_sequences_agree_with_the_model_on_file(tmp_path: Path) -> None:
         return storage
 
     check_storage_machine(make, reopen=reopen, examples=500, steps=30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.storage(kind)) for kind in ("redis", "valkey")])
+def test_random_sequences_agree_with_the_model_on_a_server(kind: str, request: pytest.FixtureRequest) -> None:
+    """Reopening is by another object, so nothing may be remembered outside the server."""
+    server: Server = request.getfixturevalue(f"{kind}_server")
+    prefixes: dict[Storage, str] = {}
+
+    def make(clock: ManualClock) -> Storage:
+        return opened(f"machine-{uuid.uuid4().hex[:12]}:", clock)
+
+    def reopen(storage: Storage) -> Storage:
+        return opened(prefixes[storage], storage.clock)
+
+    def opened(prefix: str, clock: Clock) -> Storage:
+        storage = RedisStorage(server.url, key_prefix=prefix, clock=clock)
+        prefixes[storage] = prefix
+        return storage
+
+    check_storage_machine(make, reopen=reopen, examples=250, steps=30)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from jobq import FileStorage, MemoryStorage
+from jobq import FileStorage, MemoryStorage, RedisStorage
 from jobq.storage.contract import Storage
 from jobq.testing import ManualClock, StorageContract
+from tests.servers.server import Server
 
 
 @pytest.mark.storage("memory")
@@ -35,3 +37,37 @@ class TestFile(StorageContract):
 
     async def destroy(self, storage: Storage) -> None:
         shutil.rmtree(self.folders.pop(storage))
+
+
+class OnServer(StorageContract):
+    """The kit on a server; each test keeps to a prefix of its own."""
+
+    time_is_a_servers = True
+    url = ""
+    prefixes: ClassVar[dict[Storage, str]] = {}
+
+    async def make_storage(self, clock: ManualClock) -> Storage:
+        prefix = f"kit-{uuid.uuid4().hex[:12]}:"
+        storage = RedisStorage(self.url, key_prefix=prefix, clock=clock)
+        self.prefixes[storage] = prefix
+        return storage
+
+    async def make_peer(self, storage: Storage) -> Storage | None:
+        return RedisStorage(self.url, key_prefix=self.prefixes[storage], clock=storage.clock)
+
+    async def destroy(self, storage: Storage) -> None:
+        del self.prefixes[storage]
+
+
+@pytest.mark.storage("redis")
+class TestRedis(OnServer):
+    @pytest.fixture(autouse=True)
+    def _server(self, redis_server: Server) -> None:
+        self.url = redis_server.url
+
+
+@pytest.mark.storage("valkey")
+class TestValkey(OnServer):
+    @pytest.fixture(autouse=True)
+    def _server(self, valkey_server: Server) -> None:
+        self.url = valkey_server.url

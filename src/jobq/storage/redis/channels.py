@@ -91,8 +91,7 @@ class Channels:
                 await asyncio.shield(subscription.confirmed)
         except TimeoutError:
             self.remove(subscription)
-            trouble = self._dialer.trouble or f"no subscription within {self._time_limit:g} s"
-            raise unavailable(self._dialer.address, trouble) from None
+            raise unavailable(self._dialer.address, f"no subscription within {self._time_limit:g} s") from None
         except BaseException:
             self.remove(subscription)
             raise

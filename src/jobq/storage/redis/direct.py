@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -22,8 +21,6 @@ from jobq.storage.redis.urls import Place
 from jobq.storage.redis.wire import Dialer, Wire
 
 _NO_MASTER = ("READONLY", "MASTERDOWN")
-_CONTROL_LASTS = 1000
-"""Milliseconds after which a push to the control list is forgotten; by then the BLPOP that it was to end has seen it."""
 
 
 class Direct:
@@ -37,18 +34,19 @@ class Direct:
         time_limit: float,
         control: str,
         outage: Outage,
+        interrupt: Callable[[str], Awaitable[None]],
         give_back: Callable[[str], Awaitable[None]],
     ) -> None:
         self._address = str(settings.target)
         self._outage = outage
-        locate = partial(_given, settings.target.places[0])
+        locate: Callable[[], Awaitable[Place]] = partial(_given, settings.target.places[0])
         if settings.target.mode == "sentinel":
             locate = Sentinels(settings, time_limit).master
         dialer = partial(Dialer, settings, time_limit=time_limit, locate=locate, address=self._address)
         self._link = Link(dialer(role), time_limit=time_limit, connected=self._connected, lost=self._lost)
         self._channels = Channels(dialer("channels"), time_limit=time_limit)
         self._markers = Markers(
-            dialer("markers"), control=control, interrupt=self._interrupt, give_back=give_back, refused=self._suspect
+            dialer("markers"), control=control, interrupt=interrupt, give_back=give_back, refused=self._suspect
         )
         self._subscriptions: dict[str, Subscription] = {}
 
@@ -100,11 +98,6 @@ class Direct:
         """Look for another master if this server says that it is none."""
         if code_of(error) in _NO_MASTER:
             self._link.renew(error)
-
-    async def _interrupt(self, control: str) -> None:
-        await asyncio.gather(
-            self.call(control, ("LPUSH", control, 1)), self.call(control, ("PEXPIRE", control, _CONTROL_LASTS))
-        )
 
 
 async def _given(place: Place) -> Place:

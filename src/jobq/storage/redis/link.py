@@ -26,6 +26,13 @@ _RENEWED_AFTER = 1.0
 """Seconds that a connection must be old to be given up on suspicion."""
 
 
+class Closed(StorageError):
+    """The connection is closed for good, and the command was not sent."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(f"the connections to {address} are closed: start a queue on the storage", code="CLOSED")
+
+
 class Link:
     """The connection for commands; connects again whenever it is lost, until it is closed."""
 
@@ -63,37 +70,42 @@ class Link:
         """The connection, while there is one."""
         return self._wire
 
-    async def open(self, *, at_once: bool = True) -> None:
-        """Connect, or begin to.
+    async def open(self) -> None:
+        """Connect, and raise if that is not possible within the time limit."""
+        self.begin(await self._dialer.first())
 
-        Args:
-            at_once: wait for the first connection, and raise if there is none within the time limit.
-        """
+    def begin(self, wire: Wire | None = None) -> None:
+        """Keep a connection from now on; without one, calls wait for it."""
         self._loop = asyncio.get_running_loop()
         self._attached = self._loop.create_future()
-        wire = await self._dialer.first() if at_once else None
         if wire is not None:
             self._attach(wire)
         self._keeper = self._loop.create_task(self._keep(wire))
 
     async def close(self) -> None:
-        """Fail what is in flight, and end the connection and everything that keeps it."""
+        """End the connection; what is in flight fails, and who waits for a connection gets `Closed`."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait([keeper])
         if self._attached is not None and not self._attached.done():
-            self._attached.set_exception(self._closed())
-            self._attached.exception()  # Nobody need have waited.
+            _fail(self._attached, Closed(self.address))
 
-    def call(self, command: Command) -> Awaitable[Any]:
+    def call(self, command: Command, *, after: Command | None = None, limit: float | None = None) -> Awaitable[Any]:
         """Send a command, and return what resolves to its reply.
+
+        Args:
+            after: a command that is sent immediately before it, and whose reply nobody needs.
+            limit: seconds to wait for a connection; by default the time limit.
 
         Raises:
             StorageUnavailableError: the connection was lost, no reply came, or no connection was found in time.
+            Closed: the link is closed, and the command was not sent.
             RedisError: the server's reply is an error.
         """
-        return self._call_later(command) if self._wire is None else self._submit(command)
+        if self._wire is None:
+            return self._call_later(command, after, self._time_limit if limit is None else limit)
+        return self._submit(command, after)
 
     def renew(self, reason: object) -> None:
         """Give up the connection, because of what the server said: another may be the right one by now."""
@@ -101,22 +113,21 @@ class Link:
         if wire is not None and self._loop.time() - wire.connected_at >= _RENEWED_AFTER:
             self._break(unavailable(self.address, reason))
 
-    async def _call_later(self, command: Command) -> Any:
+    async def _call_later(self, command: Command, after: Command | None, limit: float) -> Any:
         try:
-            async with asyncio.timeout(self._time_limit):
+            async with asyncio.timeout(limit):
                 while self._wire is None:
-                    if self._keeper is None:
-                        raise self._closed()
-                    assert self._attached is not None
+                    if self._keeper is None or self._attached is None:
+                        raise Closed(self.address)
                     await asyncio.shield(self._attached)
         except TimeoutError:
-            trouble = self._dialer.trouble
-            why = f"no connection within {self._time_limit:g} s" + ("" if trouble is None else f": {trouble}")
-            raise unavailable(self.address, why) from None
-        return await self._submit(command)
+            raise self._dialer.unavailable(limit) from None
+        return await self._submit(command, after)
 
-    def _submit(self, command: Command) -> asyncio.Future[Any]:
-        assert self._wire is not None
+    def _submit(self, command: Command, after: Command | None) -> asyncio.Future[Any]:
+        if after is not None:
+            self._buffer.append(pack(after))
+            self._waiting.append(self._loop.create_future())
         reply: asyncio.Future[Any] = self._loop.create_future()
         self._buffer.append(pack(command))
         self._waiting.append(reply)
@@ -142,7 +153,7 @@ class Link:
             await self._broken
             closing = False
         finally:
-            self._detach(self._closed())
+            self._detach(unavailable(self.address, "the connection was closed"))
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -230,11 +241,6 @@ class Link:
                 self._break(unavailable(self.address, f"no reply within {self._time_limit:g} s"))
             else:
                 self._alarm = self._loop.call_later(left, self._look_for_overdue)
-
-    def _closed(self) -> StorageError:
-        return StorageError(
-            f"the connections to {self.address} are closed: start a queue on the storage", code="CLOSED"
-        )
 
 
 # What a server may answer; the other errors of redis-py are about the connection.

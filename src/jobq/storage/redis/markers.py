@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import RedisError, ResponseError
 
 from jobq.errors import StorageError
-from jobq.storage.redis.packing import pack
+from jobq.storage.redis.packing import Command, pack
 from jobq.storage.redis.trouble import code_of
 from jobq.storage.redis.wire import Dialer, Wire
 
@@ -150,11 +150,12 @@ class Markers:
     async def _carry_back(self, key: str) -> None:
         while True:
             try:
-                return await self._give_back(key)
+                await self._give_back(key)
             except StorageError:
-                if self._closing:
-                    return
-            await asyncio.sleep(_PAUSE)
+                if not self._closing:
+                    await asyncio.sleep(_PAUSE)
+                    continue
+            return
 
     def _send_errand(self, work: Awaitable[None]) -> None:
         errand = asyncio.create_task(_quietly(work))
@@ -190,7 +191,7 @@ class Markers:
                 continue
             longest = max(waiter.deadline for waiters in self._waiters.values() for waiter in waiters)
             lasting = round(min(LONGEST_ROUND, max(_SHORTEST_ROUND, longest - loop.time())), 3)
-            command = ("BLPOP", *self._lists(), lasting)
+            command: Command = ("BLPOP", *self._lists(), lasting)
             self._round, self._interrupted = frozenset(self._waiters), False
             async with asyncio.timeout(lasting + GRACE):
                 await wire.send(pack(command))

@@ -127,7 +127,9 @@ class RedisNamespace:
 
     async def wait_for_work(self, timeout: float) -> None:
         if timeout > self._longest_sleep:
-            self._longest_sleep = await self._run("rest", (micro(timeout),)) / 1e6
+            next_in = _seconds(await self._run("rest", (micro(timeout),)))
+            self._longest_sleep = timeout
+            timeout = timeout if next_in is None else min(timeout, next_in)
         await self._commands.wait_for_marker(f"{self._stem}wake", timeout)
 
     async def watch(self, handler: Callable[[Hint], None]) -> RedisWatch:

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
--- rest: says for how long a worker of this queue may sleep, at the longest
--- uses: record
+-- rest: says for how long a worker of this queue may sleep, at the longest, so that earlier events wake it
+-- uses: record, effects, waiting
 --
 -- ARGV[4] µs
--- returns  the longest of all, in µs
+-- returns  µs until the next event that is known already, or -1
 -- again    the longest stays the longest
 
-local longest = math.max(tonumber(redis.call('HGET', stem .. 'seq', 'longest') or 0), tonumber(ARGV[4]))
-redis.call('HSET', stem .. 'seq', 'longest', string.format('%.0f', longest))
-return longest
+if tonumber(ARGV[4]) > longest then
+  redis.call('HSET', stem .. 'seq', 'longest', ARGV[4], 'format', '1')
+end
+return redis.call('ZCARD', stem .. 'ready') > 0 and 0 or next_in() or -1

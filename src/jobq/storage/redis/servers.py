@@ -6,17 +6,22 @@ loop, and each is made again when it is lost.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from jobq.errors import StorageError
 from jobq.storage.redis.channels import Subscription
+from jobq.storage.redis.cluster import Cluster
 from jobq.storage.redis.direct import Direct
 from jobq.storage.redis.outage import Outage
 from jobq.storage.redis.packing import Command
 from jobq.storage.redis.settings import Settings
 from jobq.storage.redis.urls import Place
+
+_CONTROL_LASTS = 1000
+"""Milliseconds after which a push to a control list is forgotten; by then the BLPOP that it is for has seen it."""
 
 
 class Servers:
@@ -123,15 +128,21 @@ class Servers:
         """
         return await self._route.wait_for_marker(key, timeout)
 
-    def _make_route(self) -> Direct:
-        return Direct(
+    def _make_route(self) -> Direct | Cluster:
+        route = Cluster if self._settings.target.mode == "cluster" else Direct
+        return route(
             self._settings,
             role=self._role,
             time_limit=self._time_limit,
             control=self._control,
             outage=self._outage,
+            interrupt=self._interrupt,
             give_back=self._give_back,
         )
+
+    async def _interrupt(self, control: str) -> None:
+        push, expiry = ("LPUSH", control, 1), ("PEXPIRE", control, _CONTROL_LASTS)
+        await asyncio.gather(self.call(control, push), self.call(control, expiry))
 
     async def _give_back(self, key: str) -> None:
         await self.give_back(key)

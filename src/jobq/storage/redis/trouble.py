@@ -46,8 +46,9 @@ class NoScript(Exception):
 
 def unavailable(address: str, what: object) -> StorageUnavailableError:
     """Say that the server did not answer."""
+    why = _text(what) if isinstance(what, BaseException) else what
     return StorageUnavailableError(
-        f"{address} is unavailable ({what}): the outcome is unknown; see that the server runs and can be reached, "
+        f"{address} is unavailable ({why}): the outcome is unknown; see that the server runs and can be reached, "
         "then call again with the same id"
     )
 

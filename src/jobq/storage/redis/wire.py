@@ -94,8 +94,7 @@ class Dialer:
             async with asyncio.timeout(self._time_limit):
                 return await self._dial(first=True)
         except TimeoutError:
-            pass
-        raise self.trouble or unavailable(self.address, f"no answer within {self._time_limit:g} s")
+            raise self.unavailable(self._time_limit) from None
 
     async def again(self) -> Wire:
         """Connect, however long it takes."""
@@ -105,6 +104,13 @@ class Dialer:
             self._failures += 1
             await asyncio.sleep(self._pause())
         return await self._dial(first=False)
+
+    def unavailable(self, limit: float) -> StorageError:
+        """Return the error for who waited in vain; what stands in the way of every connection is named."""
+        trouble = self.trouble
+        if trouble is None:
+            return unavailable(self.address, f"no connection within {limit:g} s")
+        return type(trouble)(str(trouble), code=trouble.code)
 
     async def _dial(self, *, first: bool) -> Wire:
         attempts: set[asyncio.Task[Wire]] = set()
@@ -123,7 +129,7 @@ class Dialer:
                     else:
                         self._note(error, first=first)
                 if won is not None:
-                    self._succeeded_at = asyncio.get_running_loop().time()
+                    self._succeeded_at, self.trouble = asyncio.get_running_loop().time(), None
                     break
                 if done:
                     await asyncio.sleep(self._pause())
