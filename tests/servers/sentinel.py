@@ -15,11 +15,14 @@ from tests.servers.waiting import wait_for
 
 NAME = "jobs"
 """What the sentinels call the master."""
-QUICK = {"info-period": 200, "ask-period": 100, "publish-period": 200, "election-timeout": 2000}
+DOWN_AFTER_MS = 1000
+"""Milliseconds of silence after which a server counts as down."""
+QUICK = {"info-period": 200, "ping-period": 400, "ask-period": 100, "publish-period": 200, "election-timeout": 2000}
 """Milliseconds between a sentinel's looks, which by default are seconds.
 
-The `ping-period` stays as it is: a replica is promoted only if news of it are younger than five such periods, and while
-its master is down they come once a second.
+The `ping-period` is bounded on both sides. A broken link is made anew only once in it, so it must be well below
+`DOWN_AFTER_MS`, else a new master counts as down at once. And a replica is promoted only if news of it are younger than
+five of it, while those come only once a second when its master is down.
 """
 
 
@@ -53,7 +56,7 @@ class SentinelServer(Server):
             f"unixsocket {self.socket_path}",
             f"dir {self.directory}",
             f"sentinel monitor {NAME} 127.0.0.1 {self._watched.port} 2",
-            f"sentinel down-after-milliseconds {NAME} 500",
+            f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}",
             f"sentinel failover-timeout {NAME} 2000",
         ]
 

@@ -23,11 +23,20 @@ from jobq.storage.contract import (
 )
 from jobq.storage.redis.hints import RedisWatch, decode_event
 from jobq.storage.redis.packing import Command, Part
-from jobq.storage.redis.records import NUMBERS, SETTLED_ANSWERS, STATES, TOKEN_SIZE, corrupt, decode, micro, tail, token_bytes
+from jobq.storage.redis.records import (
+    NUMBERS,
+    SETTLED_ANSWERS,
+    STATES,
+    TOKEN_SIZE,
+    corrupt,
+    decode,
+    micro,
+    tail,
+    token_bytes,
+)
 
 _HELD = (Held.LOST, Held.HELD, Held.CANCEL_ASKED)
 _PAGE = 500
-
 
 
 class Commands(Protocol):

@@ -115,7 +115,7 @@ def decode(id: str, raw: bytes) -> Record:
             texts.append(raw[start:at])
         if at > len(raw):
             raise ValueError("its end is missing")
-        record = Record(*fixed, *texts, raw[at:])
+        record = Record._make((*fixed, *texts, raw[at:]))
         record.generation.decode()
         record.worker.decode()
         return record
@@ -125,7 +125,8 @@ def decode(id: str, raw: bytes) -> Record:
 
 def corrupt(id: str, problem: str) -> StorageCorruptError:
     return StorageCorruptError(
-        f"the record of job {id!r} cannot be read ({problem}): if no newer jobq wrote it, delete its key and enqueue anew"
+        f"the record of job {id!r} cannot be read ({problem}): "
+        "if no newer jobq wrote it, delete its key and enqueue the job anew"
     )
 
 
@@ -134,10 +135,8 @@ def tail(job: NewJob) -> bytes:
     generation = job.nonce.encode()
     reply = b"" if job.reply_to is None else job.reply_to.encode() + b" "
     fixed = _TAIL.pack(NUMBERS[State.QUEUED], 0, 0, 0, job.priority, 0, job.max_attempts, micro(job.result_ttl), 0, 0)
-    return b"".join(
-        (fixed, b"\0\0", len(generation).to_bytes(1, "big"), generation, b"\0\0\0")
-        + (len(reply).to_bytes(2, "big"), reply, b"\0\0\0\0", job.payload)
-    )
+    texts = (b"\0\0", len(generation).to_bytes(1, "big"), generation, b"\0\0\0", len(reply).to_bytes(2, "big"), reply)
+    return b"".join((fixed, *texts, b"\0\0\0\0", job.payload))
 
 
 def token_text(token: bytes) -> str:

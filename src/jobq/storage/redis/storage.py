@@ -52,7 +52,7 @@ class RedisStorage(Connection):
         url: str | None = None,
         *,
         key_prefix: str = "jobq:",
-        client: Redis[Any] | RedisCluster[Any] | None = None,
+        client: Redis | RedisCluster | None = None,
         allow_eviction: bool = False,
         clock: Clock | None = None,
     ) -> None:

@@ -1,0 +1,187 @@
+"""Channels: heard from the confirmation on, and again after every loss, of which their owner is told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from jobq.errors import StorageError, StorageUnavailableError
+from jobq.storage.redis.servers import Servers
+from tests.engine.scenes import in_loop
+from tests.redis_link.scenes import Ear, comes_true, connected
+from tests.servers.fixtures import Starter
+from tests.servers.server import Server
+
+
+@in_loop
+async def test_what_is_published_after_the_confirmation_is_heard(either_server: Server, key_prefix: str) -> None:
+    """Also at once after it, on another connection, by hundreds of subscribers of one connection."""
+    names = [f"{key_prefix}{number}" for number in range(300)]
+    ears = [Ear() for _ in names]
+    async with connected(either_server.url) as servers:
+
+        async def listen(name: str, ear: Ear) -> None:
+            await servers.subscribe(name, name, ear, Ear())
+            await servers.call(name, ("PUBLISH", name, f"to {name}"))
+
+        await asyncio.gather(*(listen(name, ear) for name, ear in zip(names, ears, strict=True)))
+        for name, ear in zip(names, ears, strict=True):
+            assert await ear.hears(1) == [f"to {name}".encode()]
+        assert len(_listeners(either_server, names)) == 1
+
+
+@in_loop
+async def test_a_channel_that_was_left_is_not_heard(either_server: Server, key_prefix: str) -> None:
+    """Also when it is left and entered again while the server has not confirmed either."""
+    channel = f"{key_prefix}left"
+    first, second, other = Ear(), Ear(), Ear()
+    async with connected(either_server.url) as servers:
+        await servers.subscribe("k", channel, first, Ear())
+        await servers.subscribe("k", f"{channel}-other", other, Ear())
+
+        await servers.unsubscribe(channel)
+        await servers.call("k", ("PUBLISH", channel, "lost"))
+        await servers.subscribe("k", channel, second, Ear())
+        await servers.call("k", ("PUBLISH", channel, "heard"))
+        await servers.unsubscribe(f"{channel}-other")
+
+        assert await second.hears(1) == [b"heard"]
+        assert first.heard == []
+
+
+@in_loop
+async def test_a_killed_subscription_is_made_again_and_its_owner_told(either_server: Server, key_prefix: str) -> None:
+    """Told after the confirmation, so that whoever looks then misses nothing."""
+    channels = [f"{key_prefix}{number}" for number in range(3)]
+    ears, missed = [Ear() for _ in channels], [Ear() for _ in channels]
+    async with connected(either_server.url) as servers:
+        for channel, ear, told in zip(channels, ears, missed, strict=True):
+            await servers.subscribe("k", channel, ear, told)
+
+        for turn in range(1, 6):
+            (number,) = _listeners(either_server, channels)
+            either_server.command("CLIENT", "KILL", "ID", number)
+            for told in missed:
+                await told.hears(turn)
+            for channel in channels:
+                assert await servers.call("k", ("PUBLISH", channel, turn)) == 1
+
+        for ear, told in zip(ears, missed, strict=True):
+            assert await ear.hears(5) == [b"1", b"2", b"3", b"4", b"5"]
+            assert len(told.heard) == 5
+
+
+@in_loop
+async def test_it_hears_again_after_a_restart(start: Starter) -> None:
+    """A new server knows nothing of its predecessor's subscribers."""
+    server, ear, missed = start.server(), Ear(), Ear()
+    async with connected(server.url) as servers:
+        await servers.subscribe("k", "news", ear, missed)
+        server.kill()
+        await asyncio.to_thread(server.start)
+        await missed.hears(1)
+        await servers.call("k", ("PUBLISH", "news", "again"))
+
+        assert await ear.hears(1) == [b"again"]
+
+
+@in_loop
+async def test_a_connection_that_died_silently_is_noticed(valkey_server: Server, start: Starter) -> None:
+    """Silence is normal on a channel, so the server is asked from time to time."""
+    ear, missed = Ear(), Ear()
+    proxy = start.proxy(valkey_server.port)
+    async with connected(proxy.url, time_limit=0.3) as servers:
+        await servers.subscribe("k", "news", ear, missed)
+        proxy.drop_reply("PING", when=lambda words: len(words) == 1)
+        ever = proxy.connections_ever
+        await comes_true(lambda: proxy.connections_ever > ever)
+        await missed.hears(1)
+
+
+@in_loop
+async def test_a_subscription_without_confirmation_fails_at_the_time_limit(start: Starter) -> None:
+    """And leaves nothing behind that could hear later."""
+    server, ear = start.server(), Ear()
+    async with connected(server.url, time_limit=0.4) as servers:
+        await servers.subscribe("k", "first", Ear(), Ear())
+        server.pause()
+        try:
+            with pytest.raises(StorageUnavailableError):
+                await servers.subscribe("k", "second", ear, Ear())
+        finally:
+            server.resume()
+
+        await _silent(servers, "second")
+
+
+@in_loop
+async def test_a_cancelled_subscription_is_left(either_server: Server, key_prefix: str) -> None:
+    """A waiter that is cancelled while it subscribes must not be listened for, for ever."""
+    channel = f"{key_prefix}cancelled"
+    async with connected(either_server.url) as servers:
+        await servers.subscribe("k", f"{channel}-other", Ear(), Ear())
+        for turns in range(6):
+            subscribing = asyncio.ensure_future(servers.subscribe("k", channel, Ear(), Ear()))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            subscribing.cancel()
+            await asyncio.wait([subscribing])
+
+            if subscribing.cancelled():
+                await _silent(servers, channel)
+            else:
+                await servers.unsubscribe(channel)
+
+
+@in_loop
+async def test_a_raising_listener_harms_nobody(either_server: Server, key_prefix: str) -> None:
+    """The loop is told of it, and the next message is delivered."""
+    channel, ear, told = f"{key_prefix}raising", Ear(), Ear()
+
+    def receive(message: bytes) -> None:
+        ear(message)
+        raise RuntimeError(message.decode())
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told(str(context["exception"])))
+    async with connected(either_server.url) as servers:
+        await servers.subscribe("k", channel, receive, Ear())
+        await servers.call("k", ("PUBLISH", channel, "1"))
+        await servers.call("k", ("PUBLISH", channel, "2"))
+
+        assert await ear.hears(2) == [b"1", b"2"]
+        assert told.heard == ["1", "2"]
+
+
+@in_loop
+async def test_a_forbidden_channel_is_refused(start: Starter) -> None:
+    """Waiting for a confirmation that cannot come would hide what is wrong."""
+    server = start.server("redis")
+    server.command("ACL", "SETUSER", "worker", "on", ">secret", "+@all", "~*", "&allowed")
+    async with connected(server.url.replace("redis://", "redis://worker:secret@")) as servers:
+        await servers.subscribe("k", "allowed", Ear(), Ear())
+        with pytest.raises(StorageError) as refused:
+            await servers.subscribe("k", "forbidden", Ear(), Ear())
+
+    assert refused.value.code == "MISCONFIGURED"
+    assert "SUBSCRIBE" in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+async def _silent(servers: Servers, channel: str) -> None:
+    """See that nobody listens to a channel."""
+
+    async def nobody() -> bool:
+        try:
+            counts = await servers.call("k", ("PUBSUB", "NUMSUB", channel))
+        except StorageUnavailableError:
+            return False
+        return bool(counts[1] == 0)
+
+    await comes_true(nobody)
+
+
+def _listeners(server: Server, channels: list[str]) -> list[str]:
+    """Return the connections that listen to as many channels as these are, by their numbers."""
+    lines = str(server.command("CLIENT", "LIST", "TYPE", "pubsub")).splitlines()
+    return [line.split()[0].removeprefix("id=") for line in lines if f" sub={len(channels)} " in line]

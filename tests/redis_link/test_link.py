@@ -1,0 +1,250 @@
+"""The connection for commands: one write for many callers, replies in order, and typed errors when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import pytest
+
+from jobq.errors import StorageError, StorageUnavailableError
+from tests.engine.scenes import in_loop
+from tests.redis_link.scenes import Ear, answers, comes_true, connected, outcome
+from tests.servers.fixtures import Starter
+from tests.servers.server import Server
+
+
+@in_loop
+async def test_what_one_turn_of_the_loop_sends_leaves_in_one_write(valkey_server: Server, start: Starter) -> None:
+    """A write for each command would cost the server and us a system call for each."""
+    proxy = start.proxy(valkey_server.port)
+    async with connected(proxy.url) as servers:
+        await servers.call("k", ("PING",))
+        before = proxy.reads
+
+        replies = await asyncio.gather(*(servers.call("k", ("ECHO", number)) for number in range(200)))
+
+        assert replies == [b"%d" % number for number in range(200)]
+        assert proxy.reads - before == 1
+
+
+@in_loop
+async def test_every_caller_gets_its_own_reply_however_many_are_cancelled(either_server: Server) -> None:
+    """A reply that goes to the wrong caller would be another job's result."""
+    chance = random.Random(7)
+    async with connected(either_server.url) as servers:
+
+        async def ask(number: int) -> bool:
+            reply = await servers.call("k", ("ECHO", number))
+            return bool(reply == b"%d" % number)
+
+        async def ask_on(numbers: range) -> int:
+            right = 0
+            for number in numbers:
+                asking = asyncio.create_task(ask(number))
+                if chance.random() < 0.3:
+                    for _ in range(chance.randrange(3)):
+                        await asyncio.sleep(0)
+                    asking.cancel()
+                try:
+                    assert await asking
+                    right += 1
+                except asyncio.CancelledError:
+                    pass
+            return right
+
+        right = await asyncio.gather(*(ask_on(range(first, first + 100)) for first in range(0, 5000, 100)))
+
+    assert 3000 < sum(right) < 4500
+
+
+@in_loop
+async def test_an_error_reply_is_its_callers_alone(either_server: Server, key_prefix: str) -> None:
+    """Its neighbours in the same write get their replies."""
+    key = f"{key_prefix}text"
+    async with connected(either_server.url) as servers:
+        replies = await asyncio.gather(
+            servers.call(key, ("SET", key, "x")),
+            outcome(servers.call(key, ("LPUSH", key, 1))),
+            servers.call(key, ("GET", key)),
+        )
+        await servers.call(key, ("DEL", key))
+
+    assert replies[0] == b"OK"
+    assert (type(replies[1]).__name__, replies[1].code) == ("StorageCorruptError", "CORRUPT")
+    assert replies[2] == b"x"
+
+
+@in_loop
+async def test_commands_of_any_size_and_content_arrive_as_they_are(either_server: Server) -> None:
+    """Every byte, empty texts, numbers, and what needs many packets."""
+    parts: list[bytes | str | int | float] = [bytes(range(256)), "", "é\r\n$3", 0, -(2**63), 0.25, b"x" * 3_000_000]
+    async with connected(either_server.url) as servers:
+        replies = await asyncio.gather(*(servers.call("k", ("ECHO", part)) for part in parts))
+
+    assert replies == [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+
+
+@in_loop
+async def test_a_lost_connection_fails_what_is_in_flight_at_once_and_is_made_again(either_server: Server) -> None:
+    """The outcome of those calls is unknown; the next calls wait and are answered."""
+    lost, back = Ear(), Ear()
+    async with connected(either_server.url) as servers:
+        servers.report_outages(lost, back)
+        number = await servers.call("k", ("CLIENT", "ID"))
+        blocked = [asyncio.ensure_future(outcome(servers.call("k", ("BLPOP", "never", 0)))) for _ in range(3)]
+        await comes_true(lambda: "flags=b" in _client(either_server, number))
+        begun = time.monotonic()
+
+        either_server.command("CLIENT", "KILL", "ID", number)
+        failed = await asyncio.gather(*blocked)
+        await answers(servers)
+
+        assert time.monotonic() - begun < 0.5
+        assert {type(error) for error in failed} == {StorageUnavailableError}
+        assert len(set(map(id, failed))) == len(failed)
+        assert (len(lost.heard), len(back.heard)) == (1, 1)
+        assert servers.address in str(lost.heard[0])
+
+
+@in_loop
+async def test_an_outage_is_told_once_and_calls_wait_for_its_end(start: Starter) -> None:
+    """However often it is tried in vain; and nobody has to do anything when the server is back."""
+    server, lost, back = start.server(), Ear(), Ear()
+    async with connected(server.url) as servers:
+        servers.report_outages(lost, back)
+        server.kill()
+        await lost.hears(1)
+
+        waiting = [asyncio.ensure_future(servers.call("k", ("ECHO", number))) for number in range(10)]
+        await asyncio.to_thread(server.start)
+        begun = time.monotonic()
+        replies = await asyncio.gather(*waiting)
+
+        assert time.monotonic() - begun < 2
+        assert replies == [b"%d" % number for number in range(10)]
+        assert (len(lost.heard), len(back.heard)) == (1, 1)
+
+
+@in_loop
+async def test_a_call_while_the_server_is_away_fails_at_the_time_limit(start: Starter) -> None:
+    """It says which server, and never hangs."""
+    server, lost = start.server(), Ear()
+    async with connected(server.url, time_limit=0.5) as servers:
+        servers.report_outages(lost, Ear())
+        server.kill()
+        await lost.hears(1)
+        begun = time.monotonic()
+
+        error = await outcome(servers.call("k", ("PING",)))
+
+        assert 0.45 < time.monotonic() - begun < 1.0
+        assert type(error) is StorageUnavailableError
+        assert servers.address in str(error)
+
+
+@in_loop
+async def test_a_server_that_stops_answering_is_given_up_at_the_time_limit(start: Starter) -> None:
+    """A frozen server closes nothing; whoever waits for it is told in time, and it may come back."""
+    server = start.server("redis")
+    async with connected(server.url, time_limit=0.6) as servers:
+        server.pause()
+        try:
+            begun = time.monotonic()
+            first = asyncio.ensure_future(outcome(servers.call("k", ("PING",))))
+            await asyncio.sleep(0)
+            second = asyncio.ensure_future(outcome(servers.call("k", ("PING",))))
+            errors = await asyncio.gather(first, second)
+            passed = time.monotonic() - begun
+        finally:
+            server.resume()
+
+        assert {type(error) for error in errors} == {StorageUnavailableError}
+        assert 0.55 < passed < 1.0
+        assert await answers(servers) < 2
+
+
+@in_loop
+async def test_a_black_hole_costs_two_seconds_after_its_end_at_most(valkey_server: Server, start: Starter) -> None:
+    """Connections tried in the hole hang on; further ones are tried beside them."""
+    proxy = start.proxy(valkey_server.port)
+    async with connected(proxy.url, time_limit=1.0) as servers:
+        proxy.black_hole()
+        errors = [await outcome(servers.call("k", ("PING",))) for _ in range(3)]
+        proxy.heal()
+
+        assert {type(error) for error in errors} == {StorageUnavailableError}
+        assert await answers(servers) < 2
+
+
+@in_loop
+async def test_a_lost_reply_is_an_unknown_outcome(valkey_server: Server, start: Starter, key_prefix: str) -> None:
+    """The server has done it, the caller must ask again; nothing is sent twice behind its back."""
+    key = f"{key_prefix}count"
+    proxy = start.proxy(valkey_server.port)
+    async with connected(proxy.url) as servers:
+        proxy.drop_reply("INCR")
+
+        error = await outcome(servers.call(key, ("INCR", key)))
+        count = await servers.call(key, ("GET", key))
+        await servers.call(key, ("DEL", key))
+
+    assert type(error) is StorageUnavailableError
+    assert count == b"1"
+
+
+@in_loop
+async def test_a_reply_byte_by_byte_is_a_reply(valkey_server: Server, start: Starter) -> None:
+    """A slow line is no broken one."""
+    proxy = start.proxy(valkey_server.port)
+    async with connected(proxy.url) as servers:
+        proxy.slice(0.0)
+
+        replies = await asyncio.gather(*(servers.call("k", ("ECHO", f"é{number}")) for number in range(20)))
+
+        assert replies == [f"é{number}".encode() for number in range(20)]
+
+
+@in_loop
+async def test_closing_fails_what_is_in_flight_and_later_calls(valkey_server: Server) -> None:
+    """Nobody waits for ever for connections that nobody will make."""
+    async with connected(valkey_server.url) as servers:
+        blocked = asyncio.ensure_future(outcome(servers.call("k", ("BLPOP", "never", 0))))
+        await asyncio.sleep(0)
+        await servers.close()
+
+        assert isinstance(await blocked, StorageUnavailableError)
+        with pytest.raises(StorageError) as refused:
+            await servers.call("k", ("PING",))
+        assert refused.value.code == "CLOSED"
+
+
+@in_loop
+async def test_it_can_be_opened_again_and_twice_is_two_connections(valkey_server: Server) -> None:
+    """A storage is opened by the first queue and closed by the last, as often as that happens."""
+    async with connected(valkey_server.url) as servers:
+        first = await servers.call("k", ("CLIENT", "ID"))
+        await servers.close()
+        await servers.open()
+        twin = servers.twin()
+        await twin.open()
+
+        numbers = [first, await servers.call("k", ("CLIENT", "ID")), await twin.call("k", ("CLIENT", "ID"))]
+        await twin.close()
+
+        assert len(set(numbers)) == 3
+
+
+@in_loop
+async def test_connections_have_names(valkey_server: Server, key_prefix: str) -> None:
+    """Whoever looks at a busy server sees whose connections they are."""
+    async with connected(valkey_server.url) as servers:
+        number = await servers.call("k", ("CLIENT", "ID"))
+        names = _client(valkey_server, number)
+
+    assert "name=jobq-commands-" in names
+
+
+def _client(server: Server, number: int) -> str:
+    return str(server.command("CLIENT", "LIST", "ID", number))
