@@ -94,6 +94,7 @@ def test_traffic_passes_and_is_counted(proxy: FaultProxy, connect: Callable[[], 
 
     assert proxy.commands == {"SET": 1, "GET": 1}
     assert (proxy.connections_ever, proxy.reads) == (2, 2)
+    wait_for(lambda: proxy.connections == 1, "end of a connection")
     assert first.ask("PING") == "+PONG\r\n"
 
 
@@ -184,11 +185,12 @@ def test_a_held_reply_arrives_at_last_and_in_order(proxy: FaultProxy, connect: C
     assert read_until(client, "+PONG\r\n") == "$4\r\nlate\r\n+PONG\r\n"
 
 
+@pytest.mark.parametrize("drop", [FaultProxy.drop_request, FaultProxy.drop_reply])
 def test_a_silenced_connection_stays_open_and_is_reset_when_healed(
-    proxy: FaultProxy, connect: Callable[[], Client]
+    proxy: FaultProxy, connect: Callable[[], Client], drop: Callable[..., object]
 ) -> None:
     client, other = connect(), connect()
-    proxy.drop_reply("ECHO", ending=Ending.SILENCE)
+    drop(proxy, "ECHO", ending=Ending.SILENCE)
 
     client.send("ECHO", "lost")
     client.send("PING")
@@ -267,6 +269,19 @@ def test_all_connections_can_be_ended_at_once(
 
     assert [client.read() for client in clients] == [seen] * 2
     assert connect().ask("PING") == "+PONG\r\n"
+
+
+def test_connections_can_be_held_and_lose_nothing(proxy: FaultProxy, connect: Callable[[], Client]) -> None:
+    held = connect()
+    assert held.ask("PING") == "+PONG\r\n"
+    proxy.end_connections(Ending.HOLD)
+
+    held.send("ECHO", "late")
+    assert connect().ask("PING") == "+PONG\r\n"
+    assert held.read(SHORT) == "nothing"
+    proxy.heal()
+
+    assert held.read() == "$4\r\nlate\r\n"
 
 
 def test_a_half_closed_connection_still_carries_requests(

@@ -30,7 +30,7 @@ end
 local function encode(r)
   return struct.pack(LAYOUT, r[FORMAT], r[CREATED], r[PLACE], r[TERM], r[STATE], r[CANCEL_ASKED], r[SETTLED_AS],
     r[HAS_OUTCOME], r[PRIORITY], r[ATTEMPTS], r[MAX_ATTEMPTS], r[RESULT_TTL], r[STARTED], r[FINISHED],
-    #r[TOKEN], r[TOKEN], #r[SETTLED], r[SETTLED], #r[GENERATION], r[GENERATION], #r[WORKER], r[WORKER],
+    #r[TOKEN], r[TOKEN], #r[WORKER], r[WORKER], #r[GENERATION], r[GENERATION], #r[SETTLED], r[SETTLED],
     #r[RECENT], r[RECENT], #r[REPLIES], r[REPLIES], #r[OUTCOME], r[OUTCOME]) .. r[PAYLOAD]
 end
 

@@ -48,20 +48,22 @@ local function promote()
   apply()
 end
 
-local taken, lapse = {}, string.format('%.0f', steady + lease)
+local taken, answer, sets, leases, lapse = {}, {}, {}, {}, string.format('%.0f', steady + lease)
 
-local function take(entry, id)
-  push(ready_out, entry)
-  local record = load(id)
-  if not record or not waiting(record) or record[TERM] > 0 or member(id, record) ~= entry then
+-- Takes one job. Every job comes this way, so only the head of the record is read, and the rest of it copied.
+local function take(entry, id, raw)
+  local format, created, place, due, state, _, as, has, priority, attempts, most, ttl, _, finished, _, _, rest =
+    struct.unpack(HEAD, raw)
+  if format ~= 1 or due > 0 or (state ~= QUEUED and state ~= FAILING) or struct.pack('>I8', place) .. id ~= entry then
     return -- An entry without its job.
   end
   local token = struct.pack('>I8', count()) .. random
-  record[STATE], record[ATTEMPTS] = PROCESSING, record[ATTEMPTS] + 1
-  record[TOKEN], record[WORKER], record[TERM], record[STARTED] = token, worker, lease, wall
-  changed[id] = record
-  push(leases_in, lapse, token .. id)
+  raw = struct.pack(HEAD, 1, created, place, lease, PROCESSING, 0, as, has, priority, attempts + 1, most, ttl, wall,
+    finished, 14, token, #worker, worker) .. string.sub(raw, rest)
+  push(sets, stem .. 'j:' .. id, raw)
+  push(leases, lapse, token .. id)
   push(taken, id, token)
+  push(answer, id, raw)
 end
 
 local last = redis.call('GET', last_key)
@@ -75,34 +77,34 @@ end
 
 local rescued = rescue(limit + 100)
 promote()
-local answer, left = {}, true
-while left and #taken < 2 * limit do
-  local entries = redis.call('ZRANGE', stem .. 'ready', 0, limit - #taken / 2)
-  left = #entries > limit - #taken / 2
-  local ids = {}
-  for i = 1, #entries - (left and 1 or 0) do
-    ids[i] = string.sub(entries[i], 9)
+local left, size = true, 0
+-- Some at a time, so that a queue of large payloads neither stops the server for long nor fills the claimer's memory.
+while left and #taken < 2 * limit and size < CLAIM_BYTES do
+  local wanted = math.min(limit - #taken / 2, 32)
+  local entries = redis.call('ZRANGE', stem .. 'ready', 0, wanted)
+  left = #entries > wanted
+  entries[wanted + 1] = nil
+  local keys = {}
+  for i, entry in ipairs(entries) do
+    keys[i] = stem .. 'j:' .. string.sub(entry, 9)
   end
-  fetch(ids)
-  local before = #taken
-  for i, id in ipairs(ids) do
-    pcall(take, entries[i], id) -- A damaged record loses its entry; whoever reads it is told.
+  local raws = #keys > 0 and redis.call('MGET', unpack(keys)) or {}
+  for i, entry in ipairs(entries) do
+    size = size + #(raws[i] or '')
+    pcall(take, entry, string.sub(entry, 9), raws[i]) -- A damaged record loses its entry; whoever reads it is told.
   end
-  if #taken > before then
-    wake_if_earlier(lease)
-  end
-  local raws = apply()
-  for i = before + 1, #taken, 2 do
-    push(answer, taken[i], raws[taken[i]])
-  end
+  write('ZREM', 'ready', entries)
+end
+if #taken > 0 then
+  wake_if_earlier(lease)
+  redis.call('MSET', unpack(sets))
+  write('ZADD', 'leases', leases)
 end
 save_count()
 if #taken > 0 then
   redis.call('SET', last_key, cmsgpack.pack({nonce, taken}), 'PX', LINGER / 1000)
 end
 local left_in = left and 0 or next_in()
-if left_in == 0 then
-  wake = true
-  apply()
-end
+wake = wake or left_in == 0
+apply()
 return {left_in or -1, answer, rescued}

@@ -19,8 +19,10 @@ HINT_KINDS = {1: HintKind.SETTLED, 2: HintKind.CANCELLED, 3: HintKind.RESCUED, 4
 SETTLED_ANSWERS = {20: Settled.LOST, 21: Settled.APPLIED, 22: Settled.CANCELLED}
 """What scripts answer and publish instead of words."""
 
-LAYOUT = ">BI8I8I8BBBBhI4I4I8I8I8Bc0Bc0Bc0Bc0I2c0I2c0I4c0"
-"""How Lua's struct packs a record: its fixed fields, and the texts, each behind its length. The payload follows."""
+HEAD = ">BI8I8I8BBBBhI4I4I8I8I8Bc0Bc0"
+"""How Lua's struct packs a record: its fixed fields, and the texts, each behind its length. This is what a claim changes."""
+LAYOUT = HEAD + "Bc0Bc0I2c0I2c0I4c0"
+"""The whole of it; the payload follows."""
 _FIXED = struct.Struct(">BQQQBBBBhIIQQQ")
 _TAIL = struct.Struct(">BBBBhIIQQQ")
 _LENGTHS = (1, 1, 1, 1, 2, 2, 4)
@@ -50,10 +52,10 @@ class Record(NamedTuple):
     started: int
     finished: int
     token: bytes
+    worker: bytes
+    generation: bytes
     settled: bytes
     """The token that settled it last."""
-    generation: bytes
-    worker: bytes
     recent: bytes
     """Requests that were answered lately, in MessagePack."""
     replies: bytes

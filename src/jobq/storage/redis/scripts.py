@@ -9,7 +9,7 @@ from importlib import resources
 from typing import NamedTuple
 
 from jobq.storage.contract import LINGER, PUSHED_RESULT_LIMIT
-from jobq.storage.redis.records import HINT_KINDS, LAYOUT, NUMBERS, SETTLED_ANSWERS, Record
+from jobq.storage.redis.records import HEAD, HINT_KINDS, LAYOUT, NUMBERS, SETTLED_ANSWERS, Record
 
 _SHEBANG = re.compile(r"\A#!lua[^\n]*\n")
 _NAME = re.compile(r"\b[A-Z][A-Z_]{2,}\b")
@@ -22,7 +22,9 @@ CONSTANTS = {
     **{f"{kind.name}_HINT": number for number, kind in HINT_KINDS.items()},
     **{f"SETTLED_{answer.name}": number for number, answer in SETTLED_ANSWERS.items()},
     "ACCEPTED": 10,
+    "HEAD": f"'{HEAD}'",
     "LAYOUT": f"'{LAYOUT}'",
+    "CLAIM_BYTES": 4 * 2**20,
     "LINGER": round(LINGER * 1e6),
     "PUSHED_RESULT_LIMIT": PUSHED_RESULT_LIMIT,
 }

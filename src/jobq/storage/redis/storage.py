@@ -72,6 +72,7 @@ class RedisStorage(Connection):
 
     def _use(self, servers: Servers, key_prefix: str, clock: Clock | None) -> None:
         self._servers = servers
+        servers.give_back = self._put_marker_back
         self._key_prefix = key_prefix
         self._given_clock = clock
         self._clock = clock or Clock()
@@ -131,6 +132,9 @@ class RedisStorage(Connection):
             return await self._servers.call(slot_key, ("EVALSHA", one.digest, *rest))
         except NoScript:
             return await self._servers.call(slot_key, ("EVAL", one.text, *rest))
+
+    async def _put_marker_back(self, key: str) -> None:
+        await self._run(key.removesuffix("wake"), "wake", ("", ""), ())
 
     async def _connect(self) -> None:
         await self._servers.open()
