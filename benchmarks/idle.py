@@ -13,8 +13,8 @@ from jobq import FileStorage, FixedDelay, Job, MemoryStorage, Queue
 from jobq.job import NewJob
 from jobq.storage.contract import Storage
 
-_DELAY = 0.5
-_SETTLING = 0.7  # What starting costs is over by then, and a storage's first look for what others wrote.
+DELAY = 0.5
+SETTLING = 0.7  # What starting costs is over by then, and a storage's first look for what others wrote.
 
 
 class _CountingStorage:
@@ -52,6 +52,13 @@ def measure(plan: Plan) -> Iterator[Row]:
         yield from _lateness(kind)
 
 
+def lateness_goals(kind: str) -> list[Goal]:
+    return [
+        Goal(f"{kind}: {what} late by", 0.1, "s", at_least=False)
+        for what in (f"a job delayed by {DELAY} s", f"a retry after {DELAY} s", "a lapsed lease")
+    ]
+
+
 def _costs(kind: str, seconds: float) -> Iterator[Row]:
     goals = (
         Goal(f"{kind}: CPU of an idle worker", 1.0, "%", at_least=False),
@@ -61,11 +68,7 @@ def _costs(kind: str, seconds: float) -> Iterator[Row]:
 
 
 def _lateness(kind: str) -> Iterator[Row]:
-    goals = [
-        Goal(f"{kind}: {what} late by", 0.1, "s", at_least=False)
-        for what in (f"a job delayed by {_DELAY} s", f"a retry after {_DELAY} s", "a lapsed lease")
-    ]
-    yield from rows(goals, lambda: _with_storage(kind, _latenesses))
+    yield from rows(lateness_goals(kind), lambda: _with_storage(kind, latenesses))
 
 
 def _with_storage(kind: str, measured: Callable[[Storage], Any]) -> Any:
@@ -85,15 +88,15 @@ def _storage(kind: str) -> Iterator[Storage]:
 async def _idle(storage: Storage, seconds: float) -> tuple[float, float]:
     counting = _CountingStorage(storage)
     async with queue_on(counting):
-        await asyncio.sleep(_SETTLING)
+        await asyncio.sleep(SETTLING)
         calls, used, started = counting.calls, time.process_time(), time.perf_counter()
         await asyncio.sleep(seconds)
         passed = time.perf_counter() - started
         return 100 * (time.process_time() - used) / passed, (counting.calls - calls) / passed
 
 
-async def _latenesses(storage: Storage) -> tuple[float, float, float]:
-    """Measure all three at the same time; each has a queue and an idle worker of its own."""
+async def latenesses(storage: Storage) -> tuple[float, float, float]:
+    """Measure all three of `lateness_goals` at the same time; each has a queue and an idle worker of its own."""
     await storage.open()
     try:
         return await asyncio.gather(_delayed(storage), _retried(storage), _lapsed(storage))
@@ -105,26 +108,26 @@ async def _delayed(storage: Storage) -> float:
     queue = Queue[str, float](storage, name="delayed")
     queue.execute(_tell_the_time)
     async with queue:
-        await asyncio.sleep(_SETTLING)
-        due = time.monotonic() + _DELAY
-        await queue.enqueue("job", PAYLOAD, delay=_DELAY)
+        await asyncio.sleep(SETTLING)
+        due = time.monotonic() + DELAY
+        await queue.enqueue("job", PAYLOAD, delay=DELAY)
         return await queue.wait("job") - due
 
 
 async def _retried(storage: Storage) -> float:
-    queue = Queue[str, float](storage, name="retried", retry=FixedDelay(_DELAY))
+    queue = Queue[str, float](storage, name="retried", retry=FixedDelay(DELAY))
     due = 0.0
 
     @queue.execute
     async def fail_once(job: Job[str]) -> float:
         nonlocal due
         if job.attempts == 1:
-            due = time.monotonic() + _DELAY
+            due = time.monotonic() + DELAY
             raise ValueError("the first attempt fails")
         return time.monotonic()
 
     async with queue:
-        await asyncio.sleep(_SETTLING)
+        await asyncio.sleep(SETTLING)
         return await queue.enqueue_and_wait("job", PAYLOAD) - due
 
 
@@ -132,8 +135,8 @@ async def _lapsed(storage: Storage) -> float:
     """Claim a job as a worker that is never heard of again, then let another sleep until the lease ends."""
     jobs = storage.namespace("lapsed")
     await jobs.add([NewJob("job", "producer.1", f'"{PAYLOAD}"'.encode(), 3, 60.0)])
-    lapses = time.monotonic() + _DELAY
-    await jobs.claim("lost", _DELAY, 1, "lost.1")
+    lapses = time.monotonic() + DELAY
+    await jobs.claim("lost", DELAY, 1, "lost.1")
     queue = Queue[str, float](storage, name="lapsed")
     queue.execute(_tell_the_time)
     async with queue:

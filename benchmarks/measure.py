@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,8 @@ class Goal(NamedTuple):
     """What is measured, and how good it is meant to be."""
 
     name: str
-    target: float
+    target: float | None
+    """None if nothing is promised, and the figure is only reported."""
     unit: str
     at_least: bool = True
     """Whether more is better."""
@@ -40,13 +42,17 @@ class Row(NamedTuple):
 
     goal: Goal
     values: Sequence[float]
+    details: Mapping[str, float] = {}
+    """More about one of the runs: requests, and milliseconds by their name, such as ``p99``."""
 
     @property
     def measured(self) -> float:
         return statistics.median(self.values)
 
     @property
-    def passed(self) -> bool:
+    def passed(self) -> bool | None:
+        if self.goal.target is None:
+            return None
         return self.measured >= self.goal.target if self.goal.at_least else self.measured <= self.goal.target
 
 
@@ -54,21 +60,29 @@ class Plan(NamedTuple):
     """How much to do."""
 
     quick: bool = False
+    million: bool = False
+    """Whether a long backlog on a server has a million jobs instead of a hundred thousand."""
 
     def jobs(self, count: int) -> int:
         """Return how many jobs stand for ``count`` of them."""
         return count // 10 if self.quick else count
 
 
-def rows(goals: Sequence[Goal], measure: Callable[[], Sequence[float]]) -> Iterator[Row]:
+def rows(goals: Sequence[Goal], measure: Callable[[], Sequence[float]], *, warm_up: bool = True) -> Iterator[Row]:
     """Measure some goals together: ``measure`` answers with one value for each."""
-    measure()
+    if warm_up:
+        measure()
     runs = []
     for _ in range(REPETITIONS):
         gc.collect()
         runs.append(measure())
     for goal, values in zip(goals, zip(*runs, strict=True), strict=True):
         yield Row(goal, values)
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the smallest value that at least so many percent of the values do not exceed."""
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
 async def per_second(count: int, call: Callable[[int], Awaitable[object]], *, callers: int = CALLERS) -> float:

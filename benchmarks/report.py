@@ -19,36 +19,32 @@ from benchmarks.measure import Row
 _WIDTH = 120
 
 
-def machine() -> dict[str, str]:
+def machine(server: str | None = None) -> dict[str, str]:
     """Say where the figures come from; without that they mean nothing."""
     return {
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "cpu": _cpu(),
         "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
+        "sqlite" if server is None else "server": server or sqlite3.sqlite_version,
         "system": f"{platform.system()} {platform.release()}",
         "loop": "asyncio, of the standard library",
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
     }
 
 
-def print_table(sections: Sequence[tuple[str, Sequence[Row]]]) -> None:
+def print_table(sections: Sequence[tuple[str, Sequence[Row]]], server: str | None = None) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)  # For a file: as wide as the table wants to be.
-    for name, value in machine().items():
+    for name, value in machine(server).items():
         console.print(f"[dim]{name:>8}[/dim]  {value}", highlight=False)
-    table = Table("what", "target", "measured", "of 3 runs", "", caption="Medians of 3 runs after one to warm up.")
-    for column in table.columns[1:4]:
-        column.justify = "right"
-    for _, rows in sections:
-        for row in rows:
-            table.add_row(*_cells(row))
-        table.add_section()
-    console.print(table)
+    every_row = [row for _, rows in sections for row in rows]
+    if any(row.details for row in every_row):
+        console.print(_details([row for row in every_row if row.details]))
+    console.print(_targets(sections))
 
 
-def print_json(sections: Sequence[tuple[str, Sequence[Row]]]) -> None:
+def print_json(sections: Sequence[tuple[str, Sequence[Row]]], server: str | None = None) -> None:
     found = [
         {
             "benchmark": name,
@@ -58,20 +54,46 @@ def print_json(sections: Sequence[tuple[str, Sequence[Row]]]) -> None:
             "at_least": row.goal.at_least,
             "measured": row.measured,
             "values": list(row.values),
+            "details": dict(row.details),
             "passed": row.passed,
         }
         for name, rows in sections
         for row in rows
     ]
-    print(json.dumps({"machine": machine(), "rows": found}, indent=2))
+    print(json.dumps({"machine": machine(server), "rows": found}, indent=2))
+
+
+def measured(row: Row) -> str:
+    """Return a row's figure with its unit."""
+    return f"{_number(row.measured)} {row.goal.unit}"
+
+
+def _details(rows: Sequence[Row]) -> Table:
+    table = Table("what", *rows[0].details, caption="Milliseconds, but for the first two.")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(row.goal.name, *map(_number, row.details.values()))
+    return table
+
+
+def _targets(sections: Sequence[tuple[str, Sequence[Row]]]) -> Table:
+    table = Table("what", "target", "measured", "of 3 runs", "", caption="Medians of 3 runs.")
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for _, rows in sections:
+        for row in rows:
+            table.add_row(*_cells(row))
+        table.add_section()
+    return table
 
 
 def _cells(row: Row) -> tuple[str, str, str, str, str]:
     goal = row.goal
-    sign = "≥" if goal.at_least else "≤"
+    target = "" if goal.target is None else f"{'≥' if goal.at_least else '≤'} {_number(goal.target)} "
     spread = f"{_number(min(row.values))} – {_number(max(row.values))}"
-    verdict = "[green]pass[/green]" if row.passed else "[red]miss[/red]"
-    return goal.name, f"{sign} {_number(goal.target)} {goal.unit}", _number(row.measured), spread, verdict
+    verdict = {True: "[green]pass[/green]", False: "[red]miss[/red]", None: ""}[row.passed]
+    return goal.name, f"{target}{goal.unit}", _number(row.measured), spread, verdict
 
 
 def _number(value: float) -> str:

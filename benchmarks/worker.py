@@ -1,4 +1,4 @@
-"""The program of the other process: a worker on a directory, told what to do on the command line.
+"""The program of the other process: a worker on a directory or a server, told what to do on the command line.
 
 It says ``ready`` once it consumes, and ends when its standard input does, so that it never outlives the benchmark.
 """
@@ -14,24 +14,29 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.measure import CALLERS, queue_on
-from jobq import FileStorage, Job, Queue
+from jobq import FileStorage, Job, Queue, open_storage
+from jobq.storage.contract import Storage
 
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-def drained_per_second(path: Path, durability: str, count: int) -> float:
+def drained_per_second(place: Path | str, durability: str, count: int) -> float:
     """Let a new process run ``count`` jobs that are queued, and return how many it did in a second."""
-    command = _command(path, durability, "--drain", str(count))
+    command = _command(place, durability, "--drain", str(count))
     run = subprocess.run(command, cwd=_ROOT, stdin=subprocess.PIPE, capture_output=True, text=True, check=True)
     return float(run.stdout)
 
 
 @contextmanager
-def serving(path: Path, durability: str) -> Iterator[None]:
-    """Keep a worker process at work; its results are the instants at which its handler began."""
-    command = _command(path, durability)
+def serving(place: Path | str, durability: str) -> Iterator[None]:
+    """Keep a worker process at work; its results are the instants at which its handler began.
+
+    ``place`` is a directory, or a server's URL, for which ``durability`` means nothing.
+    """
+    command = _command(place, durability)
     with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -43,24 +48,28 @@ def serving(path: Path, durability: str) -> Iterator[None]:
             process.stdin.close()
 
 
-def _command(path: Path, durability: str, *more: str) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.worker", str(path), durability, *more]
+def _command(place: Path | str, durability: str, *more: str) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.worker", str(place), durability, *more]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The worker process of the benchmarks.")
-    parser.add_argument("path", type=Path)
+    parser.add_argument("place", help="a directory, or the URL of a server")
     parser.add_argument("durability", choices=["full", "normal"])
     parser.add_argument("--drain", type=int, metavar="COUNT", help="run so many jobs, print jobs per second, end")
     options = parser.parse_args()
-    storage = FileStorage(options.path, durability=options.durability)
+    storage = _storage(options.place, options.durability)
     if options.drain is None:
         asyncio.run(_serve(storage))
     else:
         print(asyncio.run(_drain(storage, options.drain)))
 
 
-async def _drain(storage: FileStorage, count: int) -> float:
+def _storage(place: str, durability: Literal["full", "normal"]) -> Storage:
+    return open_storage(place) if "://" in place else FileStorage(place, durability=durability)
+
+
+async def _drain(storage: Storage, count: int) -> float:
     queue, done, left = queue_on(storage), asyncio.Event(), count
 
     @queue.on("completed")
@@ -76,7 +85,7 @@ async def _drain(storage: FileStorage, count: int) -> float:
         return count / (time.perf_counter() - started)
 
 
-async def _serve(storage: FileStorage) -> None:
+async def _serve(storage: Storage) -> None:
     queue = Queue[str, float](storage, concurrency=CALLERS)
 
     @queue.execute

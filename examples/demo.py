@@ -1,8 +1,11 @@
 """Index the standard library with a job queue, and survive a killed worker: ``make demo``.
 
 Every module of the running Python is one job, asked for more than once. Three worker processes share the jobs through
-one directory. Half way one of them is killed with jobs in its hands; the others finish them. At the end every total is
+one storage. Half way one of them is killed with jobs in its hands; the others finish them. At the end every total is
 compared with that of a plain loop over the same files, and any difference ends the program with 1.
+
+The storage is a directory, a Redis or Valkey server that is started for it (``--storage redis``), or whatever a URL
+names (``--storage redis://localhost:6379``).
 
 Read it from the bottom: `main`, then `produce`, which is the application, then `serve`, which is a worker.
 """
@@ -21,22 +24,26 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
-from jobq import FileStorage, Job, Queue, Reaper, State, StorageUnavailableError
+from jobq import Job, JobQueueError, Queue, Reaper, State, StorageUnavailableError, open_storage
+from jobq.storage.contract import Storage
 
-QUEUE = "index"
 WORKERS = ("worker-1", "worker-2", "worker-3")
 CONCURRENCY = 4
 LEASE = 2.0
 """After how many silent seconds a worker counts as dead."""
+KEPT = 600.0
+"""Seconds after which the results are gone from a server that was here before the demo."""
 
 
 class DemoError(Exception):
@@ -148,14 +155,65 @@ def count_plainly(limit: int | None) -> int:
     return 0
 
 
+# Where the jobs are kept.
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A queue of this run's own on some storage; told to the workers by their environment, since a URL may hold a
+    password and everybody sees command lines."""
+
+    url: str
+    queue: str
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "JOBQ_STORAGE": self.url, "JOBQ_QUEUE": self.queue}
+
+    @classmethod
+    def from_environment(cls) -> Place:
+        return cls(os.environ["JOBQ_STORAGE"], os.environ["JOBQ_QUEUE"])
+
+
+@contextmanager
+def opened_place(wanted: str, directory: Path) -> Iterator[Place]:
+    """Give the place that ``--storage`` asks for; a server that was started for it ends afterwards."""
+    queue = f"index-{os.urandom(4).hex()}"
+    if wanted == "file":
+        yield Place(f"file://{quote(str(directory / 'jobs'))}", queue)
+    elif wanted.startswith("memory:"):
+        raise DemoError("memory:// lives inside one process; the workers of the demo are others")
+    elif wanted in ("redis", "valkey"):
+        with own_server(wanted) as url:
+            yield Place(url, queue)
+    else:
+        yield Place(wanted, queue)
+
+
+@contextmanager
+def own_server(kind: str) -> Iterator[str]:
+    """Start a server that ends when our end of its standard input does, also if we are killed."""
+    command = [sys.executable, str(Path(__file__).parents[1] / "tools" / "own_server.py"), kind]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as keeper:
+        assert keeper.stdin is not None
+        assert keeper.stdout is not None
+        url = keeper.stdout.readline().strip()
+        if not url:
+            raise DemoError(f"there is no {kind} server to work with")
+        try:
+            yield url
+        finally:
+            keeper.stdin.close()
+
+
 # A worker: a process that serves until its producer is gone.
 
 
-async def serve(directory: Path, label: str) -> None:
+async def serve(place: Place, directory: Path, label: str) -> None:
     """Run jobs until standard input ends: a producer that dies in whatever way takes its workers along."""
     queue = Queue[str, Report](
-        FileStorage(directory / "jobs"),
-        name=QUEUE,
+        open_storage(place.url),
+        name=place.queue,
         worker_id=label,
         concurrency=CONCURRENCY,
         visibility_timeout=LEASE,
@@ -182,7 +240,8 @@ async def serve(directory: Path, label: str) -> None:
 class Crew:
     """The worker processes: started, watched, one of them killed, all of them ended."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, place: Place, directory: Path) -> None:
+        self._place = place
         self._directory = directory
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._turn = 0
@@ -195,6 +254,7 @@ class Crew:
         for label in WORKERS:
             self._processes[label] = subprocess.Popen(
                 [sys.executable, __file__, "--worker", label, "--directory", str(self._directory)],
+                env=self._place.environment(),
                 stdin=subprocess.PIPE,
                 start_new_session=True,
             )
@@ -205,13 +265,13 @@ class Crew:
             if label != self.killed and process.poll() is not None:
                 raise DemoError(f"{label} ended by itself, with {process.returncode}")
 
-    async def kill_a_busy_one(self, storage: FileStorage) -> None:
+    async def kill_a_busy_one(self, storage: Storage) -> None:
         """Freeze the next worker, and kill it if it holds jobs at that moment; else let it go on."""
         label = WORKERS[self._turn % len(WORKERS)]
         self._turn += 1
         process = self._processes[label]
         process.send_signal(signal.SIGSTOP)
-        jobs = storage.namespace(QUEUE)
+        jobs = storage.namespace(self._place.queue)
         # Frozen in the middle of a write it would keep everybody waiting, also this look.
         with suppress(StorageUnavailableError, TimeoutError):
             async with asyncio.timeout(0.5):
@@ -258,12 +318,12 @@ class Score:
         self.seconds = 0.0
 
 
-async def produce(directory: Path, modules: Mapping[str, Path], console: Console) -> tuple[Score, Crew]:
+async def produce(place: Place, directory: Path, modules: Mapping[str, Path], console: Console) -> tuple[Score, Crew]:
     """Index all modules through the queue, and kill a worker half way."""
-    storage = FileStorage(directory / "jobs")
-    crew, score = Crew(directory), Score(len(modules))
-    queue = Queue[str, Report](storage, name=QUEUE, visibility_timeout=LEASE, max_attempts=5)
-    reaper = Reaper(storage, name=QUEUE, visibility_timeout=LEASE / 4)
+    storage = open_storage(place.url)
+    crew, score = Crew(place, directory), Score(len(modules))
+    queue = Queue[str, Report](storage, name=place.queue, visibility_timeout=LEASE, max_attempts=5, result_ttl=KEPT)
+    reaper = Reaper(storage, name=place.queue, visibility_timeout=LEASE / 4)
 
     @reaper.on("stalled")
     def count_rescue(_id: str) -> None:
@@ -286,7 +346,7 @@ async def produce(directory: Path, modules: Mapping[str, Path], console: Console
 
 async def collect(
     queue: Queue[str, Report],
-    storage: FileStorage,
+    storage: Storage,
     modules: Mapping[str, Path],
     score: Score,
     crew: Crew,
@@ -376,33 +436,44 @@ def show(score: Score, crew: Crew, console: Console) -> None:
     console.print(table)
 
 
-def index(limit: int | None) -> int:
+def index(limit: int | None, wanted: str) -> int:
     """Run it all; return the exit code."""
     console, modules = Console(), list_modules(limit)
     console.print(f"Indexing the {len(modules):,} modules of the standard library of Python {sys.version.split()[0]}")
-    with tempfile.TemporaryDirectory(prefix="jobq-demo-") as folder:
-        directory = Path(folder)
-        command = [sys.executable, __file__, "--plain", *([] if limit is None else ["--limit", str(limit)])]
-        plain = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
-        try:
-            score, crew = asyncio.run(produce(directory, modules, console))
-            expected = msgspec.json.decode(plain.communicate()[0], type=Totals)
+    try:
+        with tempfile.TemporaryDirectory(prefix="jobq-demo-") as folder:
+            directory = Path(folder)
+            with opened_place(wanted, directory) as place, plain_loop(limit) as plain:
+                score, crew = asyncio.run(produce(place, directory, modules, console))
+                expected = msgspec.json.decode(plain.communicate()[0], type=Totals)
             show(score, crew, console)
             faults = faults_of(score, crew, expected)
-        except DemoError as error:
-            faults = [str(error)]
-        finally:
-            plain.kill()
-            plain.wait()
+    except (DemoError, JobQueueError, ImportError) as error:
+        faults = [str(error)]
     for fault in faults:
-        console.print(f"[bold red]WRONG:[/] {fault}", highlight=False)
+        console.print("[bold red]WRONG:[/]", Text(fault), highlight=False)
     if not faults:
         console.print("[bold green]Every total agrees with a plain loop; no job was lost, none was completed twice.")
     return 1 if faults else 0
 
 
+@contextmanager
+def plain_loop(limit: int | None) -> Iterator[subprocess.Popen[bytes]]:
+    """Let a process of its own count the same without a queue."""
+    command = [sys.executable, __file__, "--plain", *([] if limit is None else ["--limit", str(limit)])]
+    plain = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        yield plain
+    finally:
+        plain.kill()
+        plain.wait()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Index the standard library with a job queue.")
+    parser.add_argument(
+        "--storage", default="file", help="file, redis, valkey (the demo starts that server), or a URL; default: file"
+    )
     parser.add_argument("--limit", type=int, help="only so many files, the largest")
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -412,11 +483,11 @@ def main() -> int:
     if options.plain:
         return count_plainly(options.limit)
     if options.worker:
-        asyncio.run(serve(options.directory, options.worker))
+        asyncio.run(serve(Place.from_environment(), options.directory, options.worker))
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Clean up, as after Ctrl-C.
     try:
-        return index(options.limit)
+        return index(options.limit, options.storage)
     except KeyboardInterrupt:
         return 130
 

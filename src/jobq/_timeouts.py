@@ -25,7 +25,8 @@ class Timeouts:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._items: dict[int, set[Expiring]] = {}
+        self._items: dict[int, dict[Expiring, None]] = {}
+        """Dicts as sets in order: what was added first expires first, so that a history can be repeated."""
         self._ticks: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
         self._armed = -1
@@ -35,18 +36,18 @@ class Timeouts:
         tick = math.ceil((self._loop.time() + seconds) / _GRAIN)
         items = self._items.get(tick)
         if items is None:
-            self._items[tick] = {item}
+            self._items[tick] = {item: None}
             heapq.heappush(self._ticks, tick)
             if self._timer is None or tick < self._armed:
                 self._arm()
         else:
-            items.add(item)
+            items[item] = None
         return tick
 
     def discard(self, item: Expiring, tick: int) -> None:
         items = self._items.get(tick)
         if items is not None:
-            items.discard(item)
+            items.pop(item, None)
 
     def close(self) -> None:
         if self._timer is not None:
@@ -63,7 +64,8 @@ class Timeouts:
 
     def _fire(self) -> None:
         self._timer = None
-        now = self._loop.time() / _GRAIN
+        # Its own tick is due, even where a division of floats comes out a little below it.
+        now = max(self._armed, math.floor(self._loop.time() / _GRAIN))
         while self._ticks and (self._ticks[0] <= now or not self._items[self._ticks[0]]):
             for item in self._items.pop(heapq.heappop(self._ticks)):
                 item.expire()

@@ -123,6 +123,11 @@ async def states(queue: Queue[Any, Any], ids: Sequence[str]) -> Mapping[str, Sta
     return {id: status and status.state for id, status in zip(ids, found, strict=True)}
 
 
+async def counted(queue: Queue[Any, Any]) -> Mapping[State, int]:
+    """Count a queue's jobs; states without jobs are left out."""
+    return {state: count for state, count in (await queue.counts()).items() if count}
+
+
 def names(count: int) -> list[str]:
     return [f"job-{number}" for number in range(count)]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import redis
 
 from tests.servers.binaries import Kind
+from tests.servers.instrument import Instrument
 from tests.servers.server import Server, hold_port
 from tests.servers.waiting import wait_for
 
@@ -46,7 +46,7 @@ class ClusterNode(Server):
         return [*super()._lines(), *lines]
 
 
-class Cluster:
+class Cluster(Instrument):
     """Four nodes; `start` returns when each finds the cluster whole."""
 
     def __init__(self, kind: Kind, directory: Path, *, options: Sequence[str] = ()) -> None:
@@ -128,18 +128,6 @@ class Cluster:
         while self.move_keys(slot, target):
             pass
         self.end_migration(slot, target)
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _replicate(self, replica: ClusterNode, master: ClusterNode) -> bool:
         try:

@@ -81,6 +81,8 @@ class Connection:
                 self._ended.set()
 
     def heal(self) -> None:
+        """Let what was held pass, spare the answers that were to be hit, and reset what has lost something."""
+        self._pending = deque([None] * len(self._pending))
         for passes in self._passes.values():
             passes.set()
         if self._harmed:
@@ -108,6 +110,7 @@ class Connection:
         if fault is not None and fault.direction is Direction.REQUESTS:
             self._line.happened(fault)
             if fault.ending is not Ending.HOLD:
+                self._harmed = True
                 self._dropped.add(Direction.REQUESTS)
                 self._pending.append(fault)
                 self._end_if_answered()
@@ -125,6 +128,7 @@ class Connection:
             self._line.happened(fault)
             self._queue(Direction.REPLIES, fault.ending)
             if fault.ending is not Ending.HOLD:
+                self._harmed = True
                 self._dropped.add(Direction.REPLIES)
                 return
         self._queue(Direction.REPLIES, frame.data)

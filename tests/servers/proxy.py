@@ -12,16 +12,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from tests.servers.connection import Connection
+from tests.servers.instrument import Instrument
 from tests.servers.loop_thread import Answer, LoopThread
 from tests.servers.server import hold_port
 from tests.servers.trouble import Direction, Ending, Fault, Line, Predicate
 
 
-class FaultProxy:
+class FaultProxy(Instrument):
     """Forwards connections to a server's port; `start` opens it on a port of its own."""
 
     def __init__(self, server_port: int) -> None:
@@ -130,14 +130,6 @@ class FaultProxy:
         """How many commands were hit, by "requests close", "replies reset", …"""
         return self._call(self._line.faults_done.copy)
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _call(self, function: Callable[[], Answer]) -> Answer:
         # Before the start and after the end there is nothing that could be disturbed.
         return function() if self._thread is None else self._thread.call(function)
@@ -170,9 +162,14 @@ class FaultProxy:
         try:
             server = await asyncio.open_connection("127.0.0.1", self._server_port)
         except OSError:
-            writer.transport.abort()
+            # The server is down, and the client sees it as far as a proxy can show it.
             return
-        connection = Connection(self._line, (reader, writer), server)
+        else:
+            await self._serve(Connection(self._line, (reader, writer), server))
+        finally:
+            writer.transport.abort()
+
+    async def _serve(self, connection: Connection) -> None:
         self._connections.add(connection)
         try:
             await connection.serve()

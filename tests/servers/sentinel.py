@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import redis
 
 from tests.servers.binaries import Kind
+from tests.servers.instrument import Instrument
 from tests.servers.server import Server
 from tests.servers.waiting import wait_for
 
@@ -64,7 +64,7 @@ class SentinelServer(Server):
         return ["--sentinel"]
 
 
-class SentinelGroup:
+class SentinelGroup(Instrument):
     """`start` returns when each sentinel knows the two others and the replica."""
 
     def __init__(self, kind: Kind, directory: Path, *, options: Sequence[str] = ()) -> None:
@@ -121,18 +121,6 @@ class SentinelGroup:
         The old one, started again, is made its replica by the sentinels: `wait_until_watched`.
         """
         return wait_for(lambda: self._master_after(old), "new master")
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _master_after(self, old: Server) -> Server | None:
         ports = {sentinel.master_port() for sentinel in self.sentinels if sentinel.running}

@@ -8,7 +8,6 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
 import redis
@@ -16,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.servers.binaries import Kind, server_program
+from tests.servers.instrument import Instrument
 from tests.servers.waiting import wait_for
 
 Persistence: TypeAlias = Literal["none", "everysec", "always"]
@@ -29,7 +29,7 @@ UNTYPED_CONNECTION: Any = redis.Connection
 """The methods of the library's class have no annotations."""
 
 
-class Server:
+class Server(Instrument):
     """A server process; `start` begins it, and it ends at the latest with the process that began it.
 
     ``options`` are further lines of the configuration file. Every answer of `command` is text.
@@ -155,18 +155,6 @@ class Server:
         """
         stats = self.info("commandstats").items()
         return {name.removeprefix("cmdstat_"): int(text.split(",")[0].removeprefix("calls=")) for name, text in stats}
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _lines(self) -> list[str]:
         lines = [f"port {self.port}", "bind 127.0.0.1", f"unixsocket {self.socket_path}", f"dir {self.directory}"]

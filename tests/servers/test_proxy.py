@@ -296,6 +296,21 @@ def test_a_half_closed_connection_still_carries_requests(
     wait_for(lambda: valkey_server.command("GET", key_prefix) == "1", "write")
 
 
+def test_a_fault_that_is_healed_in_time_spares_the_answer(
+    proxy: FaultProxy, connect: Callable[[], Client], key_prefix: str
+) -> None:
+    blocked, other = connect(), connect()
+    fault = proxy.drop_reply("BLPOP")
+    blocked.send("BLPOP", key_prefix, "0")
+    wait_for(lambda: fault.seen, "request")
+
+    proxy.heal()
+    other.send("RPUSH", key_prefix, "marker")
+
+    assert read_until(blocked, "marker\r\n").startswith("*2")
+    assert fault.done == 0
+
+
 def test_news_are_no_answers(proxy: FaultProxy, connect: Callable[[], Client], key_prefix: str) -> None:
     """A message that arrives between a request and its answer does not take the answer's place."""
     subscriber, publisher = connect(), connect()

@@ -8,11 +8,12 @@ import ssl
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import trustme
 
+from tests.servers.connection import Stream
+from tests.servers.instrument import Instrument
 from tests.servers.loop_thread import LoopThread
 
 READ_AT_MOST = 65_536
@@ -29,7 +30,7 @@ class Certificate(StrEnum):
     """For another host."""
 
 
-class TlsProxy:
+class TlsProxy(Instrument):
     """Forwards to a port of this machine; `ca_path` is the authority that clients trust, whatever is shown."""
 
     def __init__(self, server_port: int, directory: Path, certificate: Certificate = Certificate.GOOD) -> None:
@@ -57,14 +58,6 @@ class TlsProxy:
             self._thread.close(self._listener.close)
         self._thread = self._listener = None
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     async def _listen(self) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._shown().configure_cert(context)
@@ -86,17 +79,22 @@ class TlsProxy:
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
         except OSError:
-            writer.transport.abort()
             return
-        ways = [_forward(reader, server_writer), _forward(server_reader, writer)]
-        tasks = [asyncio.create_task(way) for way in ways]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await _forward_both_ways((reader, writer), (server_reader, server_writer))
         finally:
-            for task in tasks:
-                task.cancel()
-            for each in (writer, server_writer):
-                each.transport.abort()
+            writer.transport.abort()
+
+
+async def _forward_both_ways(client: Stream, server: Stream) -> None:
+    """Forward until one side ends, then end both."""
+    tasks = [asyncio.create_task(way) for way in (_forward(client[0], server[1]), _forward(server[0], client[1]))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        server[1].transport.abort()
 
 
 async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
