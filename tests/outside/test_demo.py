@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import pytest
+
+from tests.servers.fixtures import require
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
@@ -33,6 +37,44 @@ def test_it_kills_a_worker_and_every_total_agrees() -> None:
     assert "duplicates answered from the cache   120" in done.stdout
     assert "killed with" in done.stdout
     assert "Every total agrees with a plain loop" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+def test_it_does_the_same_on_a_server_that_it_starts(kind: Literal["redis", "valkey"]) -> None:
+    require(kind)
+
+    done = subprocess.run(
+        [sys.executable, DEMO, "--limit", "60", "--storage", kind], capture_output=True, text=True, timeout=55
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Every total agrees with a plain loop" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("storage", "told"),
+    [
+        ("redis://:hidden@127.0.0.1:1", "redis://127.0.0.1:1/0 is unavailable"),
+        ("redis", "redis-server is missing: install it"),
+        ("memory://", "lives inside one process"),
+    ],
+)
+def test_a_storage_that_is_not_there_is_told(storage: str, told: str) -> None:
+    """Without a traceback, and without the password."""
+    done = subprocess.run(
+        [sys.executable, DEMO, "--limit", "1", "--storage", storage],
+        env=os.environ | {"PATH": "/nowhere", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    printed = done.stdout + done.stderr
+
+    assert done.returncode == 1
+    assert told in printed
+    assert "hidden" not in printed
+    assert "Traceback" not in printed
 
 
 def test_a_total_that_differs_is_named(demo: ModuleType) -> None:

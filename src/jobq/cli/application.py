@@ -27,7 +27,12 @@ application = typer.Typer(
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id; after -- if it begins with a dash.")]
 StorageUrl = Annotated[
     str,
-    typer.Option("--storage", envvar="JOBQ_STORAGE", metavar="URL", help="file:///path/to/directory"),
+    typer.Option(
+        "--storage",
+        envvar="JOBQ_STORAGE",
+        metavar="URL",
+        help="Such as file:///path/to/directory or redis://host:6379/0.",
+    ),
 ]
 QueueName = Annotated[str, typer.Option("--queue", envvar="JOBQ_QUEUE", metavar="NAME", help="The queue's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
@@ -112,6 +117,8 @@ def _unexpected(error: Exception) -> tuple[str, Exit]:
     words = getattr(error, "format_message", None)
     if callable(words):
         return f"{words()} (see jobq --help)", Exit.USAGE
+    if type(error) is ImportError:  # An extra is missing; the message is a whole sentence.
+        return str(error), Exit.ERROR
     return f"{type(error).__name__}: {error}", Exit.ERROR
 
 

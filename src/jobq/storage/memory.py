@@ -362,7 +362,7 @@ class MemoryNamespace:
             record.lease_until = min(record.lease_until, monotonic + record.lease)
         self._none_lapses_before = min((record.lease_until for record in self._held), default=NEVER)
         lapsed = [record for record in self._held if record.lease_until <= monotonic]
-        return sorted(lapsed, key=lambda record: record.lease_until)
+        return sorted(lapsed, key=lambda record: (record.lease_until, record.token))
 
     # Steps that transitions are made of.
 

@@ -84,13 +84,13 @@ def read_url(url: object) -> tuple[Target, Options, Options]:
     segments = [unquote(segment) for segment in parts.path.split("/")[1:] if segment]
     if kind == "unix":
         return _unix(hosts, unquote(parts.path), options, given), options, {}
+    places = tuple(_place(host, 26379 if kind == "sentinel" else 6379) for host in hosts.split(","))
     service = segments.pop(0) if kind == "sentinel" and segments else ""
     if kind == "sentinel" and not service:
         raise ConfigError("url: the service is missing; write redis+sentinel://host1,host2,host3/service")
     if len(segments) > 1 or ("db" in given and segments):
         raise ConfigError("url: its path must be the number of the database alone, such as /0")
     database = _database(given.get("db") or (segments[0] if segments else "0"))
-    places = tuple(_place(host, 26379 if kind == "sentinel" else 6379) for host in hosts.split(","))
     mode: Mode = "sentinel" if kind == "sentinel" else "cluster" if kind == "cluster" else "single"
     if mode == "single" and len(places) > 1:
         raise ConfigError("url: more than one host needs redis+sentinel:// or redis+cluster://")

@@ -1,0 +1,85 @@
+"""How soon work begins again whose worker was killed."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from soak.audit import Line, Source
+
+_ENDS = frozenset({"completed", "failed", "failing", "requeued", "cancelled", "lost", "aborted"})
+
+
+class Orphan(NamedTuple):
+    """A job that its worker was running when it was killed."""
+
+    number: int
+    token: int
+    killed_at: int
+
+
+class Recovery(NamedTuple):
+    """An orphan that began again, in microseconds."""
+
+    orphan: Orphan
+    started_at: int
+    disturbed: bool
+    """Whether the storage was in trouble meanwhile."""
+
+    @property
+    def seconds(self) -> float:
+        return (self.started_at - self.orphan.killed_at) / 1e6
+
+
+class Orphans:
+    """Follows one worker's lines: what it had begun and not settled is an orphan if it is killed."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, int] = {}
+
+    def follow(self, line: Line) -> None:
+        if line.fact == "start":
+            self._running[int(line.values[0])] = int(line.values[1])
+        elif line.fact in _ENDS:
+            self._running.pop(int(line.values[0]), None)
+
+    def left(self, killed_at: int) -> Iterator[Orphan]:
+        for number, token in self._running.items():
+            yield Orphan(number, token, killed_at)
+
+
+class Quiet:
+    """When the storage was in no trouble."""
+
+    def __init__(self, troubles: Iterable[tuple[int, int]]) -> None:
+        self._troubles = sorted(troubles)
+        self._begins = [begin for begin, _ in self._troubles]
+
+    def between(self, begin: int, end: int) -> bool:
+        before_end = self._troubles[: bisect_right(self._begins, end)]
+        return all(healed < begin for _, healed in before_end)
+
+
+def recoveries(orphans: Iterable[Orphan], workers: Iterable[Source], quiet: Quiet, grace: int) -> list[Recovery]:
+    """Find the next start of each orphan.
+
+    The quiet must have begun so many microseconds, ``grace``, before the kill: what a storage in trouble delayed is
+    still late for a while.
+    """
+    waiting: dict[int, list[Orphan]] = {}
+    for orphan in orphans:
+        waiting.setdefault(orphan.number, []).append(orphan)
+    starts: dict[int, list[int]] = {number: [] for number in waiting}
+    for source in workers:
+        for line in source.lines():
+            if line.fact == "start" and (begun := starts.get(int(line.values[0]))) is not None:
+                begun.append(line.instant)
+    found = []
+    for number, several in waiting.items():
+        for orphan in several:
+            later = [instant for instant in starts[number] if instant > orphan.killed_at]
+            if later:
+                disturbed = not quiet.between(orphan.killed_at - grace, min(later))
+                found.append(Recovery(orphan, min(later), disturbed))
+    return found

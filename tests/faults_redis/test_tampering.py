@@ -1,0 +1,391 @@
+"""Other hands in the queue's keys and channels: what can be mended is, what cannot is told, and the others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+import redis.asyncio as redis
+
+from jobq import JobQueueError, Queue, RedisStorage, State, StorageCorruptError, StorageError
+from jobq.job import NewJob
+from jobq.storage.contract import Ref
+from jobq.storage.redis.records import NUMBERS, decode, tail
+from jobq.testing import Bench, ManualClock, StorageCase
+from tests.engine.scenes import Waiting
+from tests.faults_redis.scenes import Work, counted, eventually, in_loop, leftovers, names, states
+from tests.servers.server import Server
+
+STEM = "{first}:"
+
+
+@asynccontextmanager
+async def benched(server: Server, prefix: str) -> AsyncIterator[Bench]:
+    """A bench on the server's own clock."""
+    storage = RedisStorage(server.url, key_prefix=prefix)
+    bench = Bench(StorageCase(), ManualClock(), storage)
+    await storage.open()
+    try:
+        yield bench
+    finally:
+        await bench.close()
+
+
+@pytest.mark.parametrize("wrong", [("RPUSH", "x"), ("HSET", "a", "b"), ("SADD", "x"), ("ZADD", 1, "x")])
+@in_loop
+async def test_a_key_of_another_type_harms_no_other_job(
+    either_server: Server, key_prefix: str, wrong: tuple[Any, ...]
+) -> None:
+    """It reads as absent, and an add replaces it."""
+    async with Work(RedisStorage(either_server.url, key_prefix=key_prefix), handles=False) as work:
+        ids = names(5)
+        await work.queue.enqueue_many([(id, 1) for id in ids])
+        key = f"{key_prefix}{{default}}:j:job-2"
+        either_server.command("DEL", key)
+        either_server.command(wrong[0], key, *wrong[1:])
+
+        assert await states(work.queue, ids) == {id: None if id == "job-2" else State.QUEUED for id in ids}
+        assert (await work.queue.cancel("job-2")).status == "not_found"
+        assert (await work.queue.enqueue("job-2", 21)).status == "queued"
+        async with Work(RedisStorage(either_server.url, key_prefix=key_prefix)) as worker:
+            assert await work.queue.wait("job-2") == 42
+            await eventually(lambda: len(worker.completed) == 5, "all jobs")
+            assert set(worker.runs.values()) == {1}
+
+
+@pytest.mark.parametrize("key", ["ready", "later", "leases", "seq", "wake"])
+@in_loop
+async def test_an_index_of_another_type_is_told_and_mended_by_removing_it(
+    either_server: Server, key_prefix: str, key: str
+) -> None:
+    """The queue of that key stands still with a typed error, its neighbours do not; nothing of it is lost."""
+    storage = RedisStorage(either_server.url, key_prefix=key_prefix)
+    options: dict[str, Any] = {"block_timeout": 0.2, "visibility_timeout": 1.0}
+    async with Work(storage, **options) as work, Work(storage, name="neighbour", **options) as neighbour:
+        await work.queue.enqueue("before", 1)
+        await eventually(lambda: work.completed == ["before"], "the first job")
+        either_server.command("DEL", f"{key_prefix}{{default}}:{key}")
+        either_server.command("SET", f"{key_prefix}{{default}}:{key}", "tampered")
+
+        try:
+            answer: Any = await work.queue.enqueue("after", 21, delay=0.1 if key == "later" else 0)
+        except StorageError as error:
+            answer = error
+
+        assert isinstance(answer, StorageCorruptError) or (key == "wake" and answer.status == "queued") or answer
+        assert await neighbour.queue.enqueue_and_wait("job", 21) == 42
+        either_server.command("DEL", f"{key_prefix}{{default}}:{key}")
+        assert await work.queue.enqueue_and_wait("after", 21, timeout=10) == 42
+        assert all(isinstance(error, JobQueueError) for error in work.of("error"))
+
+
+@in_loop
+async def test_a_running_job_without_its_lease_entry_is_given_one_when_it_is_touched(
+    either_server: Server, key_prefix: str
+) -> None:
+    """By an add, a get or a cancel; else it would be processing for ever."""
+    async with benched(either_server, key_prefix) as bench:
+        leases = f"{key_prefix}{STEM}leases"
+        touches: Sequence[Callable[[], Any]] = (
+            lambda: bench.look(),
+            lambda: bench.queue.add([bench.new()]),
+            lambda: bench.cancel(),
+        )
+        for touch in touches:
+            await bench.processing(lease=0.05)
+            either_server.command("DEL", leases)
+
+            await touch()
+
+            assert either_server.command("ZCARD", leases) == 1
+            rescued: list[Any] = []
+
+            async def rescue(rescued: list[Any] = rescued) -> int:
+                rescued += (await bench.queue.rescue(10)).rescued
+                return len(rescued)
+
+            await eventually(rescue, "rescue")
+            await bench.cancel()
+
+
+@in_loop
+async def test_a_waiting_job_without_its_entry_is_given_one_when_it_is_touched(
+    either_server: Server, key_prefix: str
+) -> None:
+    """A worker that sleeps is woken for it as well."""
+    async with Work(RedisStorage(either_server.url, key_prefix=key_prefix), handles=False) as producer:
+        await producer.queue.enqueue("ready", 1)
+        await producer.queue.enqueue("later", 1, delay=0.2)
+        either_server.command("DEL", *(f"{key_prefix}{{default}}:{key}" for key in ("ready", "later", "wake")))
+        async with Work(RedisStorage(either_server.url, key_prefix=key_prefix), block_timeout=20.0) as worker:
+            await eventually(lambda: either_server.command("HGET", f"{key_prefix}{{default}}:seq", "longest"), "rest")
+
+            answers = [await producer.queue.wait("ready", timeout=5), await producer.queue.wait("later", timeout=5)]
+
+            assert answers == [2, 2]
+            assert set(worker.runs.values()) == {1}
+
+
+@in_loop
+async def test_entries_without_their_jobs_are_cleared_away(either_server: Server, key_prefix: str) -> None:
+    """Ready and delayed ones of no job, and ones whose shape is nobody's; leases of no job, of a completed, of a queued."""
+    async with benched(either_server, key_prefix) as bench:
+        stem = f"{key_prefix}{STEM}"
+        await bench.completed("completed")
+        place = "\0" * 8
+        for entry in ("", "x", f"{place}absent", f"{place}completed"):
+            either_server.command("ZADD", f"{stem}ready", -5, entry)
+            either_server.command("ZADD", f"{stem}later", 1, entry)
+        for lease in ("", "x", "t" * 14 + "absent", "t" * 14 + "completed", "t" * 14 + "queued"):
+            either_server.command("ZADD", f"{stem}leases", 1, lease)
+        before = await bench.found("completed")
+        await bench.add("queued")
+
+        claimed = await bench.claim()
+
+        assert [(claim.id, claim.attempts) for claim in claimed.claims] == [("queued", 1)]
+        assert claimed.rescued == []
+        assert await bench.found("completed") == before
+        await bench.claim()
+        assert leftovers(either_server, stem) == {"ready": 0, "later": 0, "leases": 1}
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.PROCESSING, State.FAILING, State.COMPLETED, State.FAILED])
+@in_loop
+async def test_a_record_that_was_altered_fails_alone(either_server: Server, key_prefix: str, state: State) -> None:
+    """Sixty times: bytes overwritten, removed or added, at any place; every verb answers, and typed; neighbours go on."""
+    chance = random.Random(f"{state}")
+    async with benched(either_server, key_prefix) as bench, redis.Redis.from_url(either_server.url) as tamperer:
+        for round in range(60):
+            id, neighbour = f"job-{round}", f"neighbour-{round}"
+            await prepare(bench, id, state)
+            key = f"{key_prefix}{STEM}j:{id}"
+            await tamperer.set(key, altered(await tamperer.get(key), chance))
+            if round % 10 == 0:
+                either_server.command("SCRIPT", "FLUSH")
+            job = bench.new(neighbour)
+
+            answers = [
+                await answered(bench.queue.get([Ref(id), Ref(neighbour)])),
+                await answered(bench.queue.add([bench.new(id), job])),
+                await answered(bench.cancel(id, running=True)),
+                await answered(bench.revive(id)),
+                await answered(bench.retain(id, ttl=5.0)),
+                await answered(bench.queue.extend([(id, "1-000000000000")], 5.0)),
+                await answered(bench.queue.counts()),
+                await answered(bench.queue.page(state, "", 100)),
+                await answered(bench.queue.workers()),
+                await answered(bench.queue.rescue(100)),
+            ]
+
+            assert [answer for answer in answers if not typed(answer)] == []
+            claims = (await bench.claim()).claims
+            assert neighbour in [claim.id for claim in claims]
+            own = next(claim for claim in claims if claim.id == neighbour)
+            assert own.payload == b"payload"
+            assert str(await bench.settle(own)) == "applied"
+            assert (await bench.found(neighbour)).result == b"result"
+            await tamperer.delete(key)
+
+
+@in_loop
+async def test_a_worker_outlives_damaged_records(either_server: Server, key_prefix: str) -> None:
+    """Of a hundred jobs every fifth is cut short; the others run, and who waits for one of those is told."""
+    storage = RedisStorage(either_server.url, key_prefix=key_prefix)
+    ids = names(100)
+    async with Work(storage, handles=False) as producer:
+        await producer.queue.enqueue_many([(id, 1) for id in ids])
+        for id in ids[::5]:
+            either_server.command("SETRANGE", f"{key_prefix}{{default}}:j:{id}", 0, "\x07\xff\xff")
+        async with Work(RedisStorage(either_server.url, key_prefix=key_prefix)) as worker:
+            await eventually(lambda: len(worker.completed) == 80, "the others")
+
+            errors = await asyncio.gather(*(producer.queue.wait(id) for id in ids[::5]), return_exceptions=True)
+
+            assert {type(error) for error in errors} == {StorageCorruptError}
+            assert all(id in str(error) for id, error in zip(ids[::5], errors, strict=True))
+            assert worker.of("error") == []
+            assert await worker.queue.enqueue_and_wait("last", 21) == 42
+            assert (await counted(worker.queue))[State.COMPLETED] == 81
+
+
+@in_loop
+async def test_a_running_job_whose_record_is_damaged_ends_for_its_worker(
+    either_server: Server, key_prefix: str
+) -> None:
+    """Its settle is refused until the lease is over; the worker says so, and goes on with others."""
+    storage = RedisStorage(either_server.url, key_prefix=key_prefix)
+    queue, waiting = Queue[int, int](storage, visibility_timeout=1.0, concurrency=2), Waiting()
+    errors: list[BaseException] = []
+    queue.on("error", errors.append)
+    queue.execute(waiting)
+    async with queue:
+        await queue.enqueue("damaged", 1)
+        await waiting.begun()
+        either_server.command("SET", f"{key_prefix}{{default}}:j:damaged", "damaged")
+        waiting.release.set()
+
+        assert await queue.enqueue_and_wait("other", 21, timeout=5) == 21
+        await eventually(lambda: errors, "the error")
+
+        assert {type(error) for error in errors} == {StorageCorruptError}
+
+
+@in_loop
+async def test_prefixes_names_and_ids_do_not_collide(either_server: Server, key_prefix: str) -> None:
+    """Whatever can be mistaken for a separator: each queue has its own job under each id."""
+    prefixes = [key_prefix, f"{key_prefix}:", f"{key_prefix}a", f"{key_prefix}a:", f"{key_prefix}*"]
+    queue_names = ["a", "a.b", "a-b", "A", "ab"]
+    ids = ["x", "a", "j:a", "{a}", "{a}:j:x", "y:z", "x:y", "ready", "wake", "", "*", "\r\nFLUSHALL\r\n", "é", "e\u0301"]
+    views = []
+    for prefix in prefixes:
+        storage = RedisStorage(either_server.url, key_prefix=prefix)
+        await storage.open()
+        views += [(storage, name, Bench(StorageCase(), ManualClock(), storage)) for name in queue_names]
+    for storage, name, bench in views:
+        bench.queue = storage.namespace(name)
+        answers = await bench.queue.add([bench.new(id, f"{storage!r}{name}{id}".encode()) for id in ids])
+        assert list(answers) == [None] * len(ids)
+
+    for storage, name, bench in views:
+        claims = (await bench.claim()).claims
+        assert {claim.id: claim.payload for claim in claims} == {
+            id: f"{storage!r}{name}{id}".encode() for id in ids
+        }
+        assert (await counts_of(bench)) == {State.PROCESSING: len(ids)}
+    for storage in {storage for storage, _, _ in views}:
+        await storage.close()
+
+
+@in_loop
+async def test_forged_and_garbled_messages_answer_nobody(either_server: Server, key_prefix: str) -> None:
+    """Neither bytes of any kind, nor a result in the right shape without the secret; and nobody stops listening."""
+    storage = RedisStorage(either_server.url, key_prefix=key_prefix)
+    async with Work(storage, handles=False) as work:
+        stem = f"{key_prefix}{{default}}:"
+        wait = asyncio.create_task(work.queue.enqueue_and_wait("job", 21, timeout=20))
+        await eventually(lambda: either_server.command("EXISTS", f"{stem}j:job"), "the job")
+        status = await work.queue.get_status("job")
+        assert status is not None
+        channels = either_server.command("PUBSUB", "CHANNELS", f"{glob(stem)}*")
+        reply = next(channel for channel in channels if ":reply:" in channel)
+        async with redis.Redis.from_url(either_server.url) as forger:
+            for message in messages(status.generation, seed=1):
+                for channel in (reply, f"{stem}events"):
+                    assert await forger.publish(channel, message) == 1
+        await work.queue.counts()
+
+        assert not wait.done()
+        async with Work(RedisStorage(either_server.url, key_prefix=key_prefix)) as worker:
+            assert await wait == 42
+            assert worker.runs == {"job": 1}
+        assert work.of("error") == []
+
+
+@in_loop
+async def test_a_forged_request_to_cancel_stops_only_what_was_asked_to_stop(
+    either_server: Server, key_prefix: str
+) -> None:
+    """Who may publish may stop a run early: the job is not cancelled by it, and runs to its end."""
+    storage = RedisStorage(either_server.url, key_prefix=key_prefix)
+    queue, waiting = Queue[int, int](storage, visibility_timeout=1.0, block_timeout=0.2), Waiting()
+    queue.execute(waiting)
+    async with queue:
+        wait = asyncio.create_task(queue.enqueue_and_wait("job", 21, timeout=20))
+        await waiting.begun()
+        status = await queue.get_status("job")
+        assert status is not None
+        forged = msgspec.msgpack.encode([4, "job", status.generation, 1])
+        assert either_server.command("PUBLISH", f"{key_prefix}{{default}}:events", forged) == 1
+        waiting.release.set()
+
+        assert await wait == 21
+
+
+async def prepare(bench: Bench, id: str, state: State) -> None:
+    """Leave a job in a state."""
+    match state:
+        case State.QUEUED:
+            await bench.add(id)
+        case State.PROCESSING:
+            await bench.processing(id)
+        case State.FAILING:
+            await bench.failing(id)
+        case State.COMPLETED:
+            await bench.completed(id)
+        case State.FAILED:
+            await bench.failed(id)
+
+
+def altered(record: bytes, chance: random.Random) -> bytes:
+    """Return the bytes of a record with something done to them that makes them others."""
+    at = chance.randrange(len(record))
+    match chance.randrange(4):
+        case 0:
+            return record[:at]
+        case 1:
+            return record[:at] + chance.randbytes(chance.randrange(1, 9)) + record[at:]
+        case 2:
+            return chance.randbytes(chance.randrange(200))
+        case _:
+            data = bytearray(record)
+            for _ in range(chance.randrange(1, 6)):
+                data[chance.randrange(len(data))] ^= chance.randrange(1, 256)
+            return bytes(data)
+
+
+async def answered(call: Awaitable[Any]) -> Any:
+    """Return an answer, or what was raised instead."""
+    try:
+        return await call
+    except Exception as error:
+        return error
+
+
+def typed(answer: Any) -> bool:
+    """Tell whether there is nothing in an answer but answers and errors of storages."""
+    parts = answer if isinstance(answer, list) else [answer]
+    return all(not isinstance(part, BaseException) or isinstance(part, StorageError) for part in parts)
+
+
+async def counts_of(bench: Bench) -> dict[State, int]:
+    return {state: count for state, count in (await bench.queue.counts()).items() if count}
+
+
+def glob(text: str) -> str:
+    """Return a pattern that stands for a text alone."""
+    return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)
+
+
+def messages(generation: str, seed: int) -> Iterator[bytes]:
+    """Yield what others might publish: noise, other shapes, and a result in our own shape without the secret."""
+    chance = random.Random(seed)
+    encode = msgspec.msgpack.encode
+    yield from (b"", b"\xc1", b"null", b"\x00" * 70_000, encode(None), encode([]), encode({"secret": 1}))
+    yield from (chance.randbytes(chance.randrange(1, 60)) for _ in range(100))
+    done = packed(generation)
+    for secret in ("", "0" * 24, 7, None, b"\xff", ["secret"]):
+        for kind in (0, 1, 2, 3, 4, 99, -1, "1"):
+            yield encode([secret, [[kind, "job", generation, done]]])
+            yield encode([secret, [[kind, "job", generation, done[:-3]]]])
+            yield encode([secret, [[kind, "job", generation, b"\x02" + done[1:]]]])
+            yield encode([kind, "job", generation, 1])
+            yield encode([kind, "job", generation, done, 1, 2, 3])
+
+
+def packed(generation: str) -> bytes:
+    """Pack the record of a completed job whose result is 666."""
+    job = NewJob("job", generation, b"", 3, 3600.0)
+    record = decode("job", b"\x01" + b"\0" * 24 + tail(job))
+    done = record._replace(
+        state=NUMBERS[State.COMPLETED], has_outcome=1, outcome=b"666", term=2**60, finished=1, attempts=1
+    )
+    fixed = struct.pack(">BQQQBBBBhIIQQQ", *done[:14])
+    texts = zip(done[14:21], (1, 1, 1, 1, 2, 2, 4), strict=True)
+    return fixed + b"".join(len(text).to_bytes(size, "big") + text for text, size in texts) + done.payload
