@@ -1,4 +1,4 @@
-"""``python -m soak``: run a soak, check it, and say what was found. It fails if anything is broken, or was not tried."""
+"""``python -m soak``: run a soak, check it, say what was found. It fails if anything broke, or was not tried."""
 
 from __future__ import annotations
 

@@ -383,7 +383,9 @@ def lines_about(directory: Path, number: int) -> list[str]:
     """Return every line about a job, in the order of time, with who wrote it."""
     about: list[tuple[int, str]] = []
     for source in sources(directory):
-        for line in source.lines():
-            if line.values and line.values[0] == str(number):
-                about.append((line.instant, f"{line.instant} {source.name} {line.fact} {' '.join(line.values)}"))
+        about += (
+            (line.instant, f"{line.instant} {source.name} {line.fact} {' '.join(line.values)}")
+            for line in source.lines()
+            if line.values and line.values[0] == str(number) and source.role != "nemesis"
+        )
     return [text for _, text in sorted(about)]

@@ -105,7 +105,8 @@ def doubled(ledger: Ledger, number: int) -> Iterator[str]:
     elif ledger.completed[number] or ledger.answered_by[number]:
         yield f"completed, and {state or 'absent'} in the end"
     if state is not None and state.terminal and stored and ledger.last_token[number] > stored:
-        yield f"run {ledger.last_token[number]} began, and the older run {stored} settled it: it was claimed after its end, or a stale settle was accepted"
+        # It was claimed after its end, or a stale settle was accepted.
+        yield f"run {ledger.last_token[number]} began, and the older run {stored} settled it"
 
 
 def unexpected(ledger: Ledger, number: int, *, fails: bool) -> Iterator[str]:

@@ -120,8 +120,11 @@ class Nemesis:
         if not player.frozen:
             player.frozen = True
             self._strike(player, "frozen", signal.SIGSTOP)
-            incarnation = player.incarnation
-            self._at(now + seconds, lambda _: self._thaw(player, incarnation))
+            self._thaw_at(now + seconds, player)
+
+    def _thaw_at(self, when: float, player: Player) -> None:
+        incarnation = player.incarnation
+        self._at(when, lambda _: self._thaw(player, incarnation))
 
     def _strike(self, player: Player, fact: str, number: signal.Signals) -> None:
         if player.alive and not player.ended:
@@ -140,5 +143,4 @@ class Nemesis:
             if not player.frozen and player.stopped:
                 player.frozen = True
                 self._note("frozen", player.title)
-                incarnation = player.incarnation
-                self._at(now + 1.3 * self._plan.lease, lambda _, who=player, it=incarnation: self._thaw(who, it))
+                self._thaw_at(now + 1.3 * self._plan.lease, player)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Iterator
 
 from jobq import Queue, State, StorageError, StorageFullError
 from soak.audit import sources
 from soak.part import Part
-from soak.work import Done, Manner, Work, askers_of, id_of, options_of, work_of
+from soak.work import Done, Manner, Work, askers_of, id_of, kills_its_producer, options_of, work_of
 
 _CALLERS = 24
 _AGAIN_AFTER = 0.2
-_PROBE_EVERY = 64
-_LONGEST_BACKLOG = 400
+_PROBE_EVERY = 32
+_LONGEST_BACKLOG = 200
 """Jobs. A longer one would tell of the speed of this machine, and hide how soon lost work begins again."""
 _RUNNING_AFTER = 0.4
+_ON_ITS_WAY = 0.005
+"""Seconds after which a call has mostly taken effect, and is mostly not answered yet."""
 
 
 async def produce(part: Part) -> None:
@@ -35,8 +39,9 @@ class _Producer:
         self._part = part
         self._queue = queue
         self._note = part.audit.note
-        self._told, self._cancelled = _history(part)
+        self._asked, self._told, self._cancelled = _history(part)
         self._numbers = iter(self._left())
+        self._turn = asyncio.Lock()
         self._rate = part.plan.jobs / part.plan.chaos_seconds
 
     async def run(self) -> None:
@@ -47,16 +52,18 @@ class _Producer:
     def _left(self) -> Iterator[int]:
         plan = self._part.plan
         for number in range(plan.jobs):
-            if number in self._told and number not in self._cancelled and work_of(plan, number).manner.cancelled:
-                yield number
-            elif number not in self._told and self._part.index in askers_of(plan, number):
+            if number in self._told:
+                if number not in self._cancelled and work_of(plan, number).manner.cancelled:
+                    yield number
+            elif self._part.index in askers_of(plan, number):
                 yield number
 
     async def _call(self, group: asyncio.TaskGroup) -> None:
         for number in self._numbers:
             work = work_of(self._part.plan, number)
             if number not in self._told:
-                await self._keep_pace(number)
+                async with self._turn:
+                    await self._keep_pace(number)
                 await self._ask(work)
             if work.manner.cancelled:
                 group.create_task(self._cancel(work))
@@ -78,6 +85,8 @@ class _Producer:
 
     async def _ask(self, work: Work) -> None:
         number = work.number
+        if number not in self._asked and kills_its_producer(self._part.plan, number):
+            await self._die_asking(work)
         while True:
             self._note("ask", number)
             try:
@@ -90,6 +99,13 @@ class _Producer:
                 self._note("told", number, result.status, result.existing_state or "-")
                 return
             await asyncio.sleep(_AGAIN_AFTER)
+
+    async def _die_asking(self, work: Work) -> None:
+        """Be killed while a call is under way, and hear no answer."""
+        self._note("ask", work.number)
+        call = asyncio.create_task(self._queue.enqueue(id_of(work.number), work, **options_of(work)))
+        await asyncio.wait([call], timeout=_ON_ITS_WAY)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     async def _cancel(self, work: Work) -> None:
         running = work.manner is Manner.STOPPED
@@ -106,13 +122,15 @@ class _Producer:
                 return
 
 
-def _history(part: Part) -> tuple[set[int], set[int]]:
-    """Return which jobs earlier incarnations were told of, and which of their cancels were answered."""
-    told, cancelled = set[int](), set[int]()
+def _history(part: Part) -> tuple[set[int], set[int], set[int]]:
+    """Return for which jobs earlier incarnations asked, of which they were told, and which cancels were answered."""
+    asked, told, cancelled = set[int](), set[int](), set[int]()
     for source in sources(part.directory, part.name):
         for line in source.lines():
-            if line.fact == "told":
+            if line.fact == "ask":
+                asked.add(int(line.values[0]))
+            elif line.fact == "told":
                 told.add(int(line.values[0]))
             elif line.fact == "cancel-told":
                 cancelled.add(int(line.values[0]))
-    return told, cancelled
+    return asked, told, cancelled

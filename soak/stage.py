@@ -94,10 +94,22 @@ class ServerStage:
         proxy, seconds = lot.choice(self._proxies), lot.uniform(0.5, 2.0)
         name, nth, times = lot.choice(_STORED), lot.randrange(1, 20), lot.randrange(1, 4)
         ending = lot.choice([Ending.CLOSE, Ending.RESET, Ending.HALF_CLOSE, Ending.SILENCE])
-        lose = {"nth": nth, "times": times, "ending": ending}
         return [
-            Trouble(f"drop-request-{name}", lambda: proxy.drop_request(name, **lose), proxy.heal, 1.0),
-            *[Trouble(f"drop-reply-{name}", lambda: proxy.drop_reply(name, **lose), proxy.heal, 1.0)] * 3,
+            Trouble(
+                f"drop-request-{name}",
+                lambda: proxy.drop_request(name, nth=nth, times=times, ending=ending),
+                proxy.heal,
+                1.0,
+            ),
+            *[
+                Trouble(
+                    f"drop-reply-{name}",
+                    lambda: proxy.drop_reply(name, nth=nth, times=times, ending=ending),
+                    proxy.heal,
+                    1.0,
+                )
+            ]
+            * 3,
             Trouble("delay", lambda: proxy.delay(requests=0.05, replies=0.1), proxy.heal, seconds),
             *[Trouble("black-hole", proxy.black_hole, proxy.heal, 3.0)] * 2,
             Trouble("cut", lambda: self._end_connections(proxy, ending), self._count_again, 0.5),
@@ -168,7 +180,7 @@ class ClusterStage:
     def __init__(self, directory: Path) -> None:
         self._cluster = Cluster("valkey", directory / "cluster").start()
         places = ",".join(f"127.0.0.1:{node.port}" for node in self._cluster.nodes)
-        self.urls = (f"redis+cluster://{places}",)
+        self.urls: tuple[str, ...] = (f"redis+cluster://{places}",)
         slot = self._cluster.nodes[0].command("CLUSTER", "KEYSLOT", f"{{{QUEUE}}}")
         assert 0 <= slot < SLOTS
         self._slot = int(slot)

@@ -16,6 +16,8 @@ _LARGE = 80_000
 """Characters; such a result does not fit into a hint and must be read."""
 _POISONED = 10
 _FROZEN = 12
+_FATAL = 15
+"""These three a minute: each costs a process, so that their number must not grow with the jobs."""
 
 
 class Manner(StrEnum):
@@ -102,11 +104,10 @@ def work_of(plan: Plan, number: int) -> Work:
 
 
 def manner_of(plan: Plan, number: int) -> Manner:
-    # Spread over the run and not drawn: each costs a worker, so that their number must not grow with the jobs.
-    for manner, times in ((Manner.POISON, _POISONED), (Manner.FREEZING, _FROZEN)):
-        apart = plan.jobs // max(1, round(times * plan.minutes))
-        if apart > 100 and number % apart == apart // (2 if manner is Manner.POISON else 3):
-            return manner
+    if _is_spread(plan, number, _POISONED, 2):
+        return Manner.POISON
+    if _is_spread(plan, number, _FROZEN, 3):
+        return Manner.FREEZING
     drawn = _mixed(plan.seed, number) % 1000
     for manner, share in _SHARES:
         drawn -= share
@@ -138,9 +139,20 @@ def askers_of(plan: Plan, number: int) -> set[int]:
     return {first}
 
 
+def kills_its_producer(plan: Plan, number: int) -> bool:
+    """Whether the producer that asks for it first is killed while it does."""
+    return _is_spread(plan, number, _FATAL, 5)
+
+
 def is_waited_for(plan: Plan, number: int) -> bool:
     """Whether a waiter waits for it."""
     return manner_of(plan, number) is Manner.REQUESTED or (_mixed(plan.seed, number) >> 32) % 20 == 0
+
+
+def _is_spread(plan: Plan, number: int, times: int, part: int) -> bool:
+    """Whether it is one of so many jobs a minute, evenly spread; ``part`` keeps those of different kinds apart."""
+    apart = plan.jobs // max(1, round(times * plan.minutes))
+    return apart > 0 and number % apart == apart // part
 
 
 def _mixed(seed: int, number: int) -> int:

@@ -8,10 +8,9 @@ import pytest
 
 from jobq import FileStorage, MemoryStorage, RedisStorage
 from jobq.storage.contract import Storage
-from tests.servers.fixtures import key_prefix, redis_server, valkey_server
 from tests.servers.server import Server
 
-__all__ = ["key_prefix", "redis_server", "valkey_server"]
+pytest_plugins = ["tests.servers.fixtures"]
 
 # Before anything imports it: the kit's assertions are to show the values that they compared.
 pytest.register_assert_rewrite("jobq.testing")

@@ -1,0 +1,134 @@
+"""TLS with good and bad certificates, a unix socket, a client of the user's own: the same queue, or a clear refusal."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import redis.asyncio as redis
+
+from jobq import Queue, RedisStorage, StorageError, open_storage
+from tests.faults_redis.scenes import Work, clients, in_loop, names
+from tests.servers.binaries import Kind
+from tests.servers.fixtures import REDIS_KINDS, Starter
+from tests.servers.server import Server
+from tests.servers.tls import Certificate, TlsProxy
+
+BAD = [certificate for certificate in Certificate if certificate is not Certificate.GOOD]
+
+
+def trusting(proxy: TlsProxy) -> str:
+    return f"{proxy.url}?ssl_ca_certs={proxy.ca_path}"
+
+
+async def works(storage: Any, **options: Any) -> None:
+    """See that jobs come through, every kind of connection included."""
+    async with Work(storage, **options) as work:
+        ids = names(20)
+        assert await asyncio.gather(*(work.queue.enqueue_and_wait(id, n) for n, id in enumerate(ids))) == [
+            2 * n for n in range(20)
+        ]
+        assert set(work.runs.values()) == {1}
+
+
+async def refused(storage: RedisStorage) -> str:
+    with pytest.raises(StorageError) as caught:
+        await Queue[int, int](storage).start()
+    assert caught.value.code == "MISCONFIGURED"
+    return str(caught.value)
+
+
+@in_loop
+async def test_a_good_certificate_is_accepted(either_server: Server, start: Starter, key_prefix: str) -> None:
+    proxy = start.tls_proxy(either_server.port)
+
+    await works(RedisStorage(trusting(proxy), key_prefix=key_prefix))
+
+
+@pytest.mark.parametrize("certificate", BAD)
+@in_loop
+async def test_a_bad_certificate_is_refused(valkey_server: Server, start: Starter, certificate: Certificate) -> None:
+    """By every redis-py, also before version 6, which did not compare names by itself; with the remedy."""
+    proxy = start.tls_proxy(valkey_server.port, certificate)
+
+    said = await refused(RedisStorage(trusting(proxy)))
+
+    assert "certificate" in said
+    assert str(proxy.port) in said
+
+
+@pytest.mark.parametrize("certificate", BAD)
+@in_loop
+async def test_a_bad_certificate_is_refused_with_a_client_of_ones_own(
+    valkey_server: Server, start: Starter, certificate: Certificate
+) -> None:
+    proxy = start.tls_proxy(valkey_server.port, certificate)
+    client = redis.Redis(host="127.0.0.1", port=proxy.port, ssl=True, ssl_ca_certs=str(proxy.ca_path))
+
+    assert "certificate" in await refused(RedisStorage(client=client))
+    await client.aclose()
+
+
+@in_loop
+async def test_what_is_not_checked_was_asked_not_to_be(valkey_server: Server, start: Starter, key_prefix: str) -> None:
+    """Each check can be switched off by name, and by nothing else."""
+    wrong_name = start.tls_proxy(valkey_server.port, Certificate.WRONG_NAME)
+    foreign = start.tls_proxy(valkey_server.port, Certificate.FOREIGN)
+
+    await works(RedisStorage(f"{trusting(wrong_name)}&ssl_check_hostname=false", key_prefix=key_prefix))
+    await works(RedisStorage(f"{foreign.url}?ssl_cert_reqs=none", key_prefix=f"{key_prefix}b:"))
+    assert "certificate" in await refused(RedisStorage(f"{trusting(foreign)}&ssl_check_hostname=false"))
+
+
+@in_loop
+async def test_plain_text_to_a_tls_port_and_tls_to_a_plain_one_are_refused(
+    valkey_server: Server, start: Starter
+) -> None:
+    proxy = start.tls_proxy(valkey_server.port)
+
+    with pytest.raises(StorageError):
+        await Queue[int, int](RedisStorage(f"redis://127.0.0.1:{proxy.port}/0")).start()
+    with pytest.raises(StorageError, match="TLS") as caught:
+        await Queue[int, int](RedisStorage(f"rediss://127.0.0.1:{valkey_server.port}/0")).start()
+
+    assert caught.value.code == "MISCONFIGURED"
+
+
+@in_loop
+async def test_a_unix_socket(either_server: Server, key_prefix: str) -> None:
+    await works(RedisStorage(f"unix://{either_server.socket_path}", key_prefix=key_prefix))
+
+
+@pytest.mark.parametrize("kind", REDIS_KINDS)
+@in_loop
+async def test_a_password_with_every_sign_in_the_url(start: Starter, kind: Kind) -> None:
+    server = start.server(kind, password="a:b@c%2Fd&e?")
+
+    await works(open_storage(f"{kind}://:a%3Ab%40c%252Fd%26e%3F@127.0.0.1:{server.port}/0"))
+
+
+@in_loop
+async def test_a_client_lends_its_settings_and_never_its_connections(start: Starter) -> None:
+    """Whatever it decodes, however it times out and tries again, and whether or not it is open."""
+    server = start.server(password="secret")
+    client = redis.Redis(
+        host="127.0.0.1",
+        port=server.port,
+        password="secret",
+        db=1,
+        decode_responses=True,
+        socket_timeout=0.01,
+        max_connections=1,
+        protocol=3,
+        client_name="mine",
+    )
+    await client.set("key", "value")
+
+    await works(RedisStorage(client=client), block_timeout=1.0)
+
+    assert await client.get("key") == "value"
+    assert await client.exists("jobq:{default}:j:job-0") == 1
+    assert len(clients(server, "mine")) == 1
+    assert clients(server, "jobq-") == []
+    await client.aclose()
