@@ -7,7 +7,7 @@ tokens. A second look at the workers' files finds when the orphans of killed wor
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,8 @@ _MOST_TOLD = 100
 """Findings that are kept in words; all are counted."""
 _LATE_AFTER = 2.0
 """Seconds after its job's completion, when a waiter should long have had its answer."""
+_GRACE = 1_000_000
+"""Microseconds after a trouble of the storage for which what is late is still put down to it."""
 Finding = tuple[int | None, str]
 """The number of a job, if it is about one, and what is wrong."""
 
@@ -66,7 +68,10 @@ class Checker:
         self._orphans: list[Orphan] = []
         self._waits: dict[int, int] = {}
         """Waits that were not answered yet: the number of the job, and since when."""
-        self._answered_at: list[tuple[int, int]] = []
+        self._answers: list[tuple[int, int, int]] = []
+        """Of which job, when the waiter asked, and when it was answered."""
+        self._frozen: dict[str, int] = {}
+        self._frozen_waiters: list[tuple[int, int]] = []
         self._stalled: Counter[str] = Counter()
 
     def verdict(self) -> Verdict:
@@ -86,8 +91,7 @@ class Checker:
         self._judge_jobs()
         self._judge_waiters()
         workers = [source for source in self._audit if source.role == "worker"]
-        grace = round(self._plan.lease * 1e6)
-        return self._sum_up(recoveries(self._orphans, workers, Quiet(self._troubles), grace))
+        return self._sum_up(recoveries(self._orphans, workers, Quiet(self._troubles), _GRACE))
 
     # Reading.
 
@@ -102,6 +106,9 @@ class Checker:
                     since = None
                 case "killed" | "terminated" | "frozen":
                     self._seen[line.fact] += 1
+                    self._frozen[line.values[0]] = line.instant
+                case "thawed":
+                    self._waiter_troubles(line)
                 case "died":
                     self._died(line)
                 case "cut" | "reconnected":
@@ -111,6 +118,12 @@ class Checker:
             if line.fact == "killed":
                 self._struck.setdefault(line.values[0], line.instant)
             self._note_unexpected(source, line)
+
+    def _waiter_troubles(self, line: Line) -> None:
+        """Do not blame a waiter that was frozen for answers that it read late."""
+        part = line.values[0]
+        if part.startswith("waiter") and part in self._frozen:
+            self._frozen_waiters.append((self._frozen[part], line.instant))
 
     def _died(self, line: Line) -> None:
         part, code = line.values
@@ -227,7 +240,7 @@ class Checker:
             number = self._number(line)
             match line.fact:
                 case "wait":
-                    self._waits.setdefault(number, line.instant)
+                    self._waits[number] = line.instant
                     if manner_of(self._plan, number) is Manner.REQUESTED and number not in requests:
                         self._ask(number, requests)
                 case "answer" | "answer-failed" | "answer-cancelled":
@@ -243,7 +256,7 @@ class Checker:
                     self._note_unexpected(source, line)
 
     def _answered(self, number: int, line: Line, requests: set[int]) -> None:
-        self._waits.pop(number, None)
+        asked_at = self._waits.pop(number, line.instant)
         self._seen["answered"] += 1
         if number in requests:
             requests.discard(number)
@@ -253,7 +266,7 @@ class Checker:
             if ledger.answered_by[number] not in (0, token):
                 self._tell("doubled", number, f"answered with runs {ledger.answered_by[number]} and {token}")
             ledger.answered_by[number] = token
-            self._answered_at.append((number, line.instant))
+            self._answers.append((number, asked_at, line.instant))
 
     def _read_surveyor(self, source: Source) -> None:
         ledger = self._ledger
@@ -355,11 +368,7 @@ class Checker:
     def _seconds(self, recovered: Sequence[Recovery]) -> dict[str, float]:
         calm = sorted(one.seconds for one in recovered if not one.disturbed)
         rough = [one.seconds for one in recovered if one.disturbed]
-        late = sorted(
-            max(0, instant - self._ledger.completed_at[number]) / 1e6
-            for number, instant in self._answered_at
-            if self._ledger.completed_at[number] and self._waited(number, instant)
-        )
+        late = sorted(self._delays())
         return {
             "bound of recovery": self._plan.lease + _LATE_AFTER,
             "recovery, median": _at(calm, 0.5),
@@ -371,8 +380,13 @@ class Checker:
             "longest wait for an answer after completion": _at(late, 1.0),
         }
 
-    def _waited(self, number: int, instant: int) -> bool:
-        return instant >= self._ledger.completed_at[number]
+    def _delays(self) -> Iterator[float]:
+        """Yield how long after the end of their jobs waiters were answered, the storage and they themselves well."""
+        quiet = Quiet(self._troubles + self._frozen_waiters)
+        for number, asked_at, answered_at in self._answers:
+            since = max(asked_at, self._ledger.completed_at[number])
+            if self._ledger.completed_at[number] and quiet.between(since - _GRACE, answered_at):
+                yield max(0, answered_at - since) / 1e6
 
 
 def _at(ordered: Sequence[float], part: float) -> float:

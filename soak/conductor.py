@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,8 @@ class Conductor:
 
     def run(self) -> Plan:
         """Run it to its end; what came of it is in the audit files. Returns the plan with what was filled in."""
+        # The proxies write to connections that they have just ended, which asyncio finds worth a warning.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
         stage = open_stage(self._plan.storage, self._directory)
         try:
             begins_at = time.monotonic() + _WARM_UP

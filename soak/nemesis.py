@@ -20,7 +20,8 @@ from soak.troupe import Player, Troupe
 
 WORKER_EVERY = 2.0
 OTHERS_EVERY = 6.0
-STORAGE_EVERY = 3.5
+STORAGE_CALM = (2.0, 8.0)
+"""Seconds from the end of one trouble to the next, so that there are times without any."""
 _FULL_AT = 2 * SEGMENT
 _FULL_FOR = 1.0
 
@@ -43,7 +44,7 @@ class Nemesis:
     def begin(self, now: float) -> None:
         self._at(now + WORKER_EVERY, self._hit_a_worker)
         self._at(now + OTHERS_EVERY, self._hit_another)
-        self._at(now + STORAGE_EVERY, self._hit_the_storage)
+        self._at(now + STORAGE_CALM[0], self._hit_the_storage)
 
     def step(self, now: float) -> None:
         """Do what is due."""
@@ -103,7 +104,7 @@ class Nemesis:
         if trouble.heal is not None:
             trouble.heal()
         self._note("healed", trouble.name)
-        self._at(now + STORAGE_EVERY, self._hit_the_storage)
+        self._at(now + self._lots["storage"].uniform(*STORAGE_CALM), self._hit_the_storage)
 
     def _full_disk(self, player: Player) -> Trouble:
         return Trouble(

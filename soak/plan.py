@@ -37,7 +37,7 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def chaos_seconds(self) -> float:
         """How long jobs are handed over and the nemesis is at work; what is left of the minutes is for the end."""
-        return max(5.0, self.minutes * 60 - 10.0)
+        return max(5.0, self.minutes * 60 - 14.0)
 
     def offset(self, role: str, index: int) -> float:
         """Return by how many seconds the wall clock of a process is wrong."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
 
-from jobq import Queue, State, StorageError, StorageFullError
+from jobq import JobStatus, Queue, State, StorageError, StorageFullError
 from soak.audit import sources
 from soak.part import Part
 from soak.work import Done, Manner, Work, askers_of, id_of, kills_its_producer, options_of, work_of
@@ -18,9 +19,9 @@ _AGAIN_AFTER = 0.2
 _PROBE_EVERY = 32
 _LONGEST_BACKLOG = 200
 """Jobs. A longer one would tell of the speed of this machine, and hide how soon lost work begins again."""
-_RUNNING_AFTER = 0.4
-_ON_ITS_WAY = 0.005
-"""Seconds after which a call has mostly taken effect, and is mostly not answered yet."""
+_RUNNING_AFTER = 0.3
+_ON_ITS_WAY = 0.1
+"""Seconds; killed at a random moment before, a call has mostly taken effect and is never answered."""
 
 
 async def produce(part: Part) -> None:
@@ -72,16 +73,22 @@ class _Producer:
         due = self._part.plan.begins_at + number / self._rate
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         # A look at an older job tells how long the backlog is, since equals run in the order in which they came.
-        while number % _PROBE_EVERY == 0 and number > _LONGEST_BACKLOG and not await self._began(number):
+        probes = number % _PROBE_EVERY < self._part.plan.producers and number >= _LONGEST_BACKLOG
+        while probes and not await self._began(number - _LONGEST_BACKLOG):
             await asyncio.sleep(_AGAIN_AFTER)
 
     async def _began(self, number: int) -> bool:
-        try:
-            status = await self._queue.get_status(id_of(number - _LONGEST_BACKLOG))
-        except StorageError as error:
-            self._part.report(error)
-            return False
+        """Whether a job has left the queue's line; one that is not there, or not due, does not stand in it."""
+        status = await self._status(number)
         return status is None or status.state is not State.QUEUED or status.run_at > time.time()
+
+    async def _status(self, number: int) -> JobStatus[Done] | None:
+        while True:
+            try:
+                return await self._queue.get_status(id_of(number))
+            except StorageError as error:
+                self._part.report(error)
+                await asyncio.sleep(_AGAIN_AFTER)
 
     async def _ask(self, work: Work) -> None:
         number = work.number
@@ -104,12 +111,13 @@ class _Producer:
         """Be killed while a call is under way, and hear no answer."""
         self._note("ask", work.number)
         call = asyncio.create_task(self._queue.enqueue(id_of(work.number), work, **options_of(work)))
-        await asyncio.wait([call], timeout=_ON_ITS_WAY)
+        await asyncio.wait([call], timeout=random.uniform(0.0, _ON_ITS_WAY))
         os.kill(os.getpid(), signal.SIGKILL)
 
     async def _cancel(self, work: Work) -> None:
         running = work.manner is Manner.STOPPED
-        await asyncio.sleep(_RUNNING_AFTER if running else 0.0)
+        while running and not await self._began(work.number):
+            await asyncio.sleep(_RUNNING_AFTER)
         while True:
             self._note("cancel", work.number)
             try:

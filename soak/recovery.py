@@ -50,15 +50,19 @@ class Orphans:
 
 
 class Quiet:
-    """When the storage was in no trouble."""
+    """When there was no trouble."""
 
     def __init__(self, troubles: Iterable[tuple[int, int]]) -> None:
-        self._troubles = sorted(troubles)
-        self._begins = [begin for begin, _ in self._troubles]
+        self._begins: list[int] = []
+        self._latest: list[int] = []
+        """By the beginning of a trouble, the latest end of it and all before."""
+        for begin, end in sorted(troubles):
+            self._latest.append(max(end, self._latest[-1] if self._latest else 0))
+            self._begins.append(begin)
 
     def between(self, begin: int, end: int) -> bool:
-        before_end = self._troubles[: bisect_right(self._begins, end)]
-        return all(healed < begin for _, healed in before_end)
+        before = bisect_right(self._begins, end)
+        return before == 0 or self._latest[before - 1] < begin
 
 
 def recoveries(orphans: Iterable[Orphan], workers: Iterable[Source], quiet: Quiet, grace: int) -> list[Recovery]:

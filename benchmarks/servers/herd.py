@@ -26,7 +26,7 @@ def measure(server: Server, plan: Plan) -> Iterator[Row]:
 async def _wake(server: Server) -> tuple[float, float]:
     executions, scripts = await _job_among(server, _WORKERS)
     _, least = await _job_among(server, 1)
-    return executions, scripts - least
+    return executions, max(0, scripts - least)
 
 
 async def _job_among(server: Server, workers: int) -> tuple[int, int]:

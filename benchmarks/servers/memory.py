@@ -12,6 +12,7 @@ from jobq import Job, Queue
 
 def measure(server: Server, plan: Plan) -> Iterator[Row]:
     goal = Goal(f"{server.kind}: memory for a completed job", 250, "bytes", at_least=False)
+    # The tables of the server's keys double now and then: with this many jobs they are filled as on average.
     yield from rows([goal], lambda: (asyncio.run(_bytes_per_job(server, plan.jobs(20_000))),))
 
 
