@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -238,7 +239,7 @@ class Worker:
         lease_until = sent_at + options.lease
         if now >= lease_until:
             return  # The answer came so late that others may run the job already.
-        renew_until = float("inf") if options.job_timeout is None else now + options.job_timeout
+        renew_until = math.inf if options.job_timeout is None else now + options.job_timeout
         running = Running(claim, lease_until, renew_until)
         self._running.add(running)
         if self._stopping:
@@ -250,15 +251,9 @@ class Worker:
             self._watch_leases()
         if options.job_timeout is not None:
             running.tick = self._timeouts.add(_JobTime(self, running), options.job_timeout)
-        running.task = task = self._spawn(self._run(running))
-        if running.reason is not None and not self._executor.threaded and not task.done():
+        running.task = task = _start(self._run(running), self._loop)
+        if running.signal.reason is not None and not self._executor.threaded and not task.done():
             task.cancel()  # Asked for in the handler's first step, when there was no task to cancel yet.
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        # Eagerly, because a handler that never waits then costs no turn of the loop.
-        if sys.version_info >= (3, 12):
-            return asyncio.Task(coroutine, loop=self._loop, eager_start=True)
-        return asyncio.Task(coroutine, loop=self._loop)
 
     async def _run(self, running: Running) -> None:
         try:
@@ -286,7 +281,7 @@ class Worker:
             if not self._executor.threaded:
                 self._timeouts.add(_JobTime(self, running), IGNORED_AFTER)
                 return
-        self._spawn(self._decide_timed_out(running))
+        _start(self._decide_timed_out(running), self._loop)
 
     async def _decide_timed_out(self, running: Running) -> None:
         """Settle a job whose handler goes on although its time is over; its slot stays taken until it ends."""
@@ -414,6 +409,18 @@ class Worker:
                     await asyncio.sleep(0.05)  # Claims and settles go first.
             except StorageError as error:
                 self._logger.info("queue %s: pruning put off: %s", self._options.queue, error)
+
+
+if sys.version_info >= (3, 12):
+
+    def _start(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        """Begin eagerly: a handler that never waits then costs no turn of the loop."""
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+
+else:
+
+    def _start(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        return asyncio.Task(coroutine, loop=loop)
 
 
 class _JobTime:
