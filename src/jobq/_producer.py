@@ -128,7 +128,7 @@ class Producer(Generic[P, R]):
         waiter = self._waiters.register(job.id, job.nonce, timeout)
         try:
             # One future for both the add and the end: the waiter's. The add's answer only binds it.
-            self._adder.put(job, lambda answer: self._added(waiter, job, answer), waiter.future)
+            self._adder.put(job, self._added, waiter, waiter.future)
             return self._result(await waiter.future)
         finally:
             self._waiters.forget(waiter)
@@ -137,7 +137,7 @@ class Producer(Generic[P, R]):
         waiter = self._waiters.register(id, None, timeout)
         try:
             ref = Ref(id, None, self._waiters.address)
-            self._reader.put(ref, lambda answer: self._found(waiter, answer), waiter.future)
+            self._reader.put(ref, self._found, waiter, waiter.future)
             return self._result(await waiter.future)
         finally:
             self._waiters.forget(waiter)
@@ -218,10 +218,10 @@ class Producer(Generic[P, R]):
             return EnqueueResult("completed", None, self.decode(held))
         return EnqueueResult("duplicate", held.state)
 
-    def _added(self, waiter: Waiter, job: NewJob, answer: Snapshot | Exception | None) -> None:
+    def _added(self, waiter: Waiter, answer: Snapshot | Exception | None) -> None:
         if answer is None:
-            self._emitter.emit("enqueued", job.id)
-            self._waiters.bind(waiter, job.nonce)
+            self._emitter.emit("enqueued", waiter.id)
+            self._waiters.bind(waiter)
         else:
             self._found(waiter, answer)
 
@@ -234,7 +234,8 @@ class Producer(Generic[P, R]):
         elif answer.state.terminal:
             waiter.answer(answer)
         else:
-            self._waiters.bind(waiter, answer.generation)
+            waiter.generation = answer.generation
+            self._waiters.bind(waiter)
 
     def _result(self, snapshot: Snapshot) -> R:
         if snapshot.state is State.COMPLETED:

@@ -120,11 +120,10 @@ class Waiters:
             waiter.tick = self._timeouts.add(waiter, timeout)
         return waiter
 
-    def bind(self, waiter: Waiter, generation: str) -> None:
-        """Say that the job is stored, and which run the waiter asked for."""
-        waiter.generation = generation
+    def bind(self, waiter: Waiter) -> None:
+        """Say that the run that the waiter asked for is stored."""
         waiter.seen_at = self._loop.time()
-        if waiter.aside is not None and waiter.aside.generation == generation:
+        if waiter.aside is not None and waiter.aside.generation == waiter.generation:
             waiter.answer(waiter.aside)
         if waiter.look_once:
             waiter.expire()

@@ -50,6 +50,9 @@ current_worker: contextvars.ContextVar[Worker | None] = contextvars.ContextVar("
 """The worker whose handler this code runs in."""
 
 
+_Decision = tuple[Running, Outcome]
+
+
 class WorkerOptions(msgspec.Struct, frozen=True):
     """What a worker needs to know of its queue's options."""
 
@@ -327,13 +330,14 @@ class Worker:
         if running.tick >= 0:
             self._timeouts.discard(_JobTime(self, running), running.tick)
         self._unsettled += 1
-        self._settle(running, outcome)
+        self._settle((running, outcome))
 
-    def _settle(self, running: Running, outcome: Outcome) -> None:
-        self._settler.put(outcome.settlement, lambda answer: self._settled(running, outcome, answer))
+    def _settle(self, decision: _Decision) -> None:
+        self._settler.put(decision[1].settlement, self._settled, decision)
 
-    def _settled(self, running: Running, outcome: Outcome, answer: Settled | Exception) -> None:
-        if isinstance(answer, Exception) and self._settle_again(running, outcome, answer):
+    def _settled(self, decision: _Decision, answer: Settled | Exception) -> None:
+        running, outcome = decision
+        if isinstance(answer, Exception) and self._settle_again(decision, answer):
             return
         self._unsettled -= 1
         if self._unsettled == 0 or self._unsettled == 2 * self._options.concurrency:
@@ -348,15 +352,16 @@ class Worker:
         elif answer is Settled.CANCELLED:
             self._emitter.emit("cancelled", id)
 
-    def _settle_again(self, running: Running, outcome: Outcome, error: Exception) -> bool:
+    def _settle_again(self, decision: _Decision, error: Exception) -> bool:
         """Repeat a settle until the lease ends; then the job is left to whoever rescues it."""
+        running, _ = decision
         transient = isinstance(error, StorageUnavailableError)
         if self._ended or not isinstance(error, StorageError) or self._clock.monotonic() >= running.lease_until:
             self._emitter.emit("error", error)
             return False
         if not transient and not self._troubled:
             self._emitter.emit("error", error)
-        self._loop.call_later(self._clock.uniform(0.1, 0.3), self._settle, running, outcome)
+        self._loop.call_later(self._clock.uniform(0.1, 0.3), self._settle, decision)
         return True
 
     def _tell(self, id: str, outcome: Outcome, attempts: int) -> None:
