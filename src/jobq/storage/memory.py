@@ -36,7 +36,7 @@ from jobq.storage.contract import (
     SettleAnswer,
     Settled,
 )
-from jobq.storage.records import NEVER, UNKNOWN, Answer, LazyHeap, MemoryWatch, Record, Sleeper
+from jobq.storage.records import NEVER, UNKNOWN, Answer, LazyHeap, MemoryWatch, Record, Sleeper, running_loop
 
 
 class MemoryStorage:
@@ -258,7 +258,6 @@ class MemoryNamespace:
         random = self._clock.random_bytes(8).hex()
         while len(taken) < limit and (record := self._ready.pop()):
             token = f"{self._count(now)}-{random}"
-            self._leave_waiting(record)
             record.start(worker_id, token, lease, monotonic + lease, now)
             self._held.add(record)
             taken.append((record, token))
@@ -294,19 +293,20 @@ class MemoryNamespace:
             record.settled = (settlement.token, Settled.CANCELLED)
             self._finish_cancelled(record, now)
             return Settled.CANCELLED
-        record.settled = (settlement.token, Settled.APPLIED)
-        if settlement.state is State.QUEUED:
+        applied, state = Settled.APPLIED, settlement.state
+        record.settled = (settlement.token, applied)
+        if state.terminal:
+            self._finish(record, state, settlement.result, settlement.error, now, settlement.ttl)
+        elif state is State.QUEUED:
             self._give_back(record)
-        elif settlement.state is State.FAILING:
-            record.state, record.error = State.FAILING, settlement.error
-            self._enqueue(record, settlement.delay, now)
         else:
-            self._finish(record, settlement.state, settlement.result, settlement.error, now, settlement.ttl)
-        return Settled.APPLIED
+            record.state, record.error = state, settlement.error
+            self._enqueue(record, settlement.delay, now)
+        return applied
 
     def _cancel(self, record: Record, running: bool, now: float) -> None:
         if record.state.waiting:
-            self._leave_waiting(record)
+            record.leave_waiting()
             self._finish_cancelled(record, now)
         elif record.state is State.PROCESSING and running:
             record.cancel_asked = True
@@ -406,9 +406,6 @@ class MemoryNamespace:
         while (record := self._later.top()) and record.due <= now:
             self._make_ready(record, int(record.due * 1e6))
 
-    def _leave_waiting(self, record: Record) -> None:
-        record.ready_key, record.due = None, NEVER
-
     def _unlease(self, record: Record) -> None:
         record.token, record.lease_until = None, NEVER
         self._held.discard(record)
@@ -423,9 +420,10 @@ class MemoryNamespace:
         record.cancel_asked = False
         if state is not State.FAILED:
             record.payload = b""
-        self._expire(record, now + ttl)
-        kind = HintKind.CANCELLED if state is State.CANCELLED else HintKind.SETTLED
+        record.expires_at = now + ttl
+        self._expiring.push(record.expires_at, record)
         if record.replies:
+            kind = HintKind.CANCELLED if state is State.CANCELLED else HintKind.SETTLED
             self._hints.append((record.replies, record.hint(kind)))
             record.replies = ()
 
@@ -438,8 +436,9 @@ class MemoryNamespace:
             del self._records[record.job.id]
 
     def _count(self, now: float) -> int:
-        self._counter = max(self._counter + 1, int(now * 1e6))
-        return self._counter
+        by_clock, count = int(now * 1e6), self._counter + 1
+        self._counter = count = count if count > by_clock else by_clock
+        return count
 
     def _due_in(self) -> float | None:
         if self._ready.top():
@@ -480,7 +479,8 @@ class MemoryNamespace:
         with self._lock:
             yield
             hints, self._hints = self._hints, []
+        here = running_loop() if hints else None
         for addresses, hint in hints:
             for address in addresses if addresses is not None else tuple(self._watches):
                 if watch := self._watches.get(address):
-                    watch.deliver(hint)
+                    watch.deliver(hint, here)

@@ -77,6 +77,7 @@ class Record:
         return self.expires_at <= now
 
     def start(self, worker_id: str, token: str, lease: float, until: float, now: float) -> None:
+        self.ready_key, self.due = None, NEVER
         self.state = State.PROCESSING
         self.attempts += 1
         self.worker_id = worker_id
@@ -84,6 +85,9 @@ class Record:
         self.lease = lease
         self.lease_until = until
         self.started_at = now
+
+    def leave_waiting(self) -> None:
+        self.ready_key, self.due = None, NEVER
 
     def note(self, reply_to: str | None) -> None:
         if reply_to is not None and not self.state.terminal and reply_to not in self.replies:
@@ -218,8 +222,12 @@ class MemoryWatch:
     async def close(self) -> None:
         self._watches.pop(self.address, None)
 
-    def deliver(self, hint: Hint) -> None:
-        call_in(self._loop, self._handler, hint)
+    def deliver(self, hint: Hint, here: asyncio.AbstractEventLoop | None) -> None:
+        """Tell the handler, from a thread whose running loop is ``here``."""
+        if here is self._loop:
+            self._handler(hint)
+        else:
+            call_in(self._loop, self._handler, hint)
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
