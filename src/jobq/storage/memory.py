@@ -36,7 +36,7 @@ from jobq.storage.contract import (
     SettleAnswer,
     Settled,
 )
-from jobq.storage.records import NEVER, UNKNOWN, Answer, LazyHeap, MemoryWatch, Record, Sleeper, running_loop
+from jobq.storage.records import NEVER, NO_ANSWERS, UNKNOWN, LazyHeap, MemoryWatch, Record, Sleeper, running_loop
 
 
 class MemoryStorage:
@@ -231,7 +231,7 @@ class MemoryNamespace:
 
     def _add(self, job: NewJob, now: float) -> AddAnswer:
         held = self._records.get(job.id)
-        recent: dict[str, tuple[Answer, float]] = {}
+        recent = NO_ANSWERS
         if held is not None:
             if held.generation == job.nonce or held.answered(job.nonce, now) is not UNKNOWN:
                 return None
@@ -255,13 +255,13 @@ class MemoryNamespace:
         rescued = self._rescue(limit + 100)
         self._promote(now)
         taken: list[tuple[Record, str]] = []
-        random = self._clock.random_bytes(8).hex()
+        random, until = self._clock.random_bytes(8).hex(), monotonic + lease
         while len(taken) < limit and (record := self._ready.pop()):
             token = f"{self._count(now)}-{random}"
-            record.start(worker_id, token, lease, monotonic + lease, now)
+            record.start(worker_id, token, lease, until, now)
             self._held.add(record)
             taken.append((record, token))
-        self._none_lapses_before = min(self._none_lapses_before, monotonic + lease if taken else NEVER)
+        self._none_lapses_before = min(self._none_lapses_before, until if taken else NEVER)
         self._last_claims[session] = _LastClaim(nonce, monotonic, taken)
         self._forget_sessions(monotonic)
         due_in = self._due_in()
@@ -284,17 +284,16 @@ class MemoryNamespace:
         if record is None:
             return Settled.LOST
         if record.token != settlement.token:
-            if record.settled is not None and record.settled[0] == settlement.token:
-                return record.settled[1]
-            answer = record.answered(settlement.token, now)
+            repeated = record.settled_token == settlement.token
+            answer = record.settled_as if repeated else record.answered(settlement.token, now)
             return answer if isinstance(answer, Settled) else Settled.LOST
         self._unlease(record)
         if record.cancel_asked:
-            record.settled = (settlement.token, Settled.CANCELLED)
+            record.settled_token, record.settled_as = settlement.token, Settled.CANCELLED
             self._finish_cancelled(record, now)
             return Settled.CANCELLED
         applied, state = Settled.APPLIED, settlement.state
-        record.settled = (settlement.token, applied)
+        record.settled_token, record.settled_as = settlement.token, applied
         if state.terminal:
             self._finish(record, state, settlement.result, settlement.error, now, settlement.ttl)
         elif state is State.QUEUED:

@@ -16,6 +16,9 @@ UNKNOWN = object()
 """What `Record.answered` says of a nonce that it does not remember."""
 
 Answer = State | Settled | None
+Answers = dict[str, tuple[Answer, float]]
+NO_ANSWERS: Answers = {}
+"""Shared by all records that remember nothing, because one dict for each would cost memory and time; never changed."""
 
 
 class Record:
@@ -39,14 +42,15 @@ class Record:
         "recent",
         "replies",
         "result",
-        "settled",
+        "settled_as",
+        "settled_token",
         "started_at",
         "state",
         "token",
         "worker_id",
     )
 
-    def __init__(self, job: NewJob, now: float, recent: dict[str, tuple[Answer, float]]) -> None:
+    def __init__(self, job: NewJob, now: float, recent: Answers) -> None:
         self.job = job
         self.generation = job.nonce
         self.payload = job.payload
@@ -62,10 +66,12 @@ class Record:
         self.lease_until = NEVER
         self.expires_at = NEVER
         self.token: str | None = None
-        self.settled: tuple[str, Settled] | None = None
+        self.settled_token: str | None = None
+        """The last token that settled it."""
+        self.settled_as: Settled | None = None
         self.cancel_asked = False
         self.recent = recent
-        """Requests that were answered lately, by nonce or token: what was answered, and when."""
+        """Requests that were answered lately, by nonce or token: what was answered, and when. Replaced, not changed."""
         self.replies: tuple[str, ...] = () if job.reply_to is None else (job.reply_to,)
         self.result: bytes | None = None
         self.error: bytes | None = None
@@ -94,8 +100,8 @@ class Record:
             self.replies += (reply_to,)
 
     def remember(self, nonce: str, answer: Answer, now: float) -> None:
-        self.recent = {key: value for key, value in self.recent.items() if value[1] > now - LINGER}
-        self.recent[nonce] = (answer, now)
+        lately = {key: value for key, value in self.recent.items() if value[1] > now - LINGER}
+        self.recent = {**lately, nonce: (answer, now)}
 
     def remember_generation(self, now: float) -> None:
         """Keep the nonce of the add that began this generation; that of a revive is remembered with its answer."""
@@ -107,11 +113,11 @@ class Record:
         answer, at = self.recent.get(nonce, (UNKNOWN, NEVER))
         return UNKNOWN if at <= now - LINGER else answer
 
-    def handed_on(self, now: float) -> dict[str, tuple[Answer, float]]:
+    def handed_on(self, now: float) -> Answers:
         """Return what the record that replaces this one must still remember."""
         self.remember_generation(now)
-        if self.settled is not None:
-            self.remember(*self.settled, now)
+        if self.settled_token is not None:
+            self.remember(self.settled_token, self.settled_as, now)
         return self.recent
 
     def claim(self) -> Claim:
