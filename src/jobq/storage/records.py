@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable
 
 from jobq.job import Claim, NewJob, Snapshot, State
@@ -159,42 +160,63 @@ class Record:
 
 
 class LazyHeap:
-    """Records ordered by one of their attributes; an entry whose key is no longer the attribute's value is stale."""
+    """Records ordered by one of their attributes; an entry whose key is no longer the attribute's value is stale.
+
+    Nearly all keys come in order. They wait in a line, where nothing need be compared with its neighbours; only what
+    comes out of order goes into a heap. The line is two deques, since a pair for each record would cost memory.
+    """
 
     def __init__(self, attribute: str) -> None:
         self._attribute = attribute
-        self._entries: list[tuple[float, int, Record]] = []
+        self._keys: deque[float] = deque()
+        self._line: deque[Record] = deque()
+        self._heap: list[tuple[float, int, Record]] = []
         self._pushed = 0
         self._compact_at = 1024
 
     def push(self, key: float, record: Record) -> None:
         """Add a record whose attribute has the value ``key``."""
-        self._pushed += 1
-        heapq.heappush(self._entries, (key, self._pushed, record))
-        if len(self._entries) > self._compact_at:
-            self._entries = [entry for entry in self._entries if self._fresh(entry)]
-            heapq.heapify(self._entries)
-            self._compact_at = 2 * len(self._entries) + 1024
+        keys, heap = self._keys, self._heap
+        if not keys or key >= keys[-1]:
+            keys.append(key)
+            self._line.append(record)
+        else:
+            self._pushed += 1
+            heapq.heappush(heap, (key, self._pushed, record))
+        if len(keys) + len(heap) > self._compact_at:
+            self._compact()
 
     def top(self) -> Record | None:
-        entries = self._entries
-        while entries:
-            if self._fresh(entries[0]):
-                return entries[0][2]
-            heapq.heappop(entries)
-        return None
+        record = self.pop()
+        if record is not None:  # It goes back to the head of the line, wherever it came from: it is the first.
+            self._keys.appendleft(getattr(record, self._attribute))
+            self._line.appendleft(record)
+        return record
 
     def pop(self) -> Record | None:
         """Take the first record away."""
-        entries, attribute = self._entries, self._attribute
-        while entries:
-            key, _, record = heapq.heappop(entries)
+        keys, heap, attribute = self._keys, self._heap, self._attribute
+        while keys or heap:
+            if keys and (not heap or keys[0] <= heap[0][0]):
+                key, record = keys.popleft(), self._line.popleft()
+            else:
+                key, _, record = heapq.heappop(heap)
             if getattr(record, attribute) == key:
                 return record
         return None
 
-    def _fresh(self, entry: tuple[float, int, Record]) -> bool:
-        return bool(getattr(entry[2], self._attribute) == entry[0])
+    def _compact(self) -> None:
+        """Drop what is stale; the work is paid for by the pushes since the last time."""
+        attribute = self._attribute
+        fresh = [
+            (key, record)
+            for key, record in zip(self._keys, self._line, strict=True)
+            if getattr(record, attribute) == key
+        ]
+        self._keys, self._line = deque(key for key, _ in fresh), deque(record for _, record in fresh)
+        self._heap = [entry for entry in self._heap if getattr(entry[2], attribute) == entry[0]]
+        heapq.heapify(self._heap)
+        self._compact_at = 2 * (len(self._keys) + len(self._heap)) + 1024
 
 
 class Sleeper:
