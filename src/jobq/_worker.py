@@ -265,7 +265,8 @@ class Worker:
                 self._decide(running, outcome)
         finally:
             self._running.discard(running)
-            self._group.held.pop(running.claim.token, None)
+            if not running.decided:
+                self._group.held.pop(running.claim.token, None)
             self._changed.set()
 
     def _abort(self, running: Running, reason: AbortReason) -> None:
@@ -330,10 +331,7 @@ class Worker:
         if running.tick >= 0:
             self._timeouts.discard(_JobTime(self, running), running.tick)
         self._unsettled += 1
-        self._settle((running, outcome))
-
-    def _settle(self, decision: _Decision) -> None:
-        self._settler.put(decision[1].settlement, self._settled, decision)
+        self._settler.put(outcome.settlement, self._settled, (running, outcome))
 
     def _settled(self, decision: _Decision, answer: Settled | Exception) -> None:
         running, outcome = decision
@@ -354,14 +352,15 @@ class Worker:
 
     def _settle_again(self, decision: _Decision, error: Exception) -> bool:
         """Repeat a settle until the lease ends; then the job is left to whoever rescues it."""
-        running, _ = decision
+        running, outcome = decision
         transient = isinstance(error, StorageUnavailableError)
         if self._ended or not isinstance(error, StorageError) or self._clock.monotonic() >= running.lease_until:
             self._emitter.emit("error", error)
             return False
         if not transient and not self._troubled:
             self._emitter.emit("error", error)
-        self._loop.call_later(self._clock.uniform(0.1, 0.3), self._settle, decision)
+        pause = self._clock.uniform(0.1, 0.3)
+        self._loop.call_later(pause, self._settler.put, outcome.settlement, self._settled, decision)
         return True
 
     def _tell(self, id: str, outcome: Outcome, attempts: int) -> None:
