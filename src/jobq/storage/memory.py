@@ -94,6 +94,7 @@ class MemoryNamespace:
         self._looked_at = 0.0
         self._expiring = LazyHeap("expires_at")
         self._counter = 0
+        self._counted_at = 0.0
         self._last_claims: dict[str, _LastClaim] = {}
         self._locks: dict[str, tuple[str, float]] = {}
         self._sleepers: list[Sleeper] = []
@@ -435,9 +436,12 @@ class MemoryNamespace:
             del self._records[record.job.id]
 
     def _count(self, now: float) -> int:
-        by_clock, count = int(now * 1e6), self._counter + 1
-        self._counter = count = count if count > by_clock else by_clock
-        return count
+        """Return the next number, which is also the clock's µs unless more numbers than µs were needed."""
+        if now > self._counted_at:  # The same instant counts for a whole batch.
+            self._counted_at = now
+            self._counter = max(self._counter, int(now * 1e6) - 1)
+        self._counter += 1
+        return self._counter
 
     def _due_in(self) -> float | None:
         if self._ready.top():

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import heapq
 import math
+import operator
 from collections import deque
 from collections.abc import Callable
+from itertools import compress
 
 from jobq.job import Claim, NewJob, Snapshot, State
 from jobq.storage.contract import LINGER, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
@@ -208,12 +210,8 @@ class LazyHeap:
     def _compact(self) -> None:
         """Drop what is stale; the work is paid for by the pushes since the last time."""
         attribute = self._attribute
-        fresh = [
-            (key, record)
-            for key, record in zip(self._keys, self._line, strict=True)
-            if getattr(record, attribute) == key
-        ]
-        self._keys, self._line = deque(key for key, _ in fresh), deque(record for _, record in fresh)
+        fresh = list(map(operator.eq, map(operator.attrgetter(attribute), self._line), self._keys))
+        self._keys, self._line = deque(compress(self._keys, fresh)), deque(compress(self._line, fresh))
         self._heap = [entry for entry in self._heap if getattr(entry[2], attribute) == entry[0]]
         heapq.heapify(self._heap)
         self._compact_at = 2 * (len(self._keys) + len(self._heap)) + 1024
