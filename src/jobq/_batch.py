@@ -24,8 +24,9 @@ MOST_BYTES = 2**20
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
 
-Receiver = Callable[[A | Exception], None]
-_Entry = tuple[T, Receiver[A] | None, asyncio.Future[Any] | None]
+S = TypeVar("S")
+_Entry = tuple[T, Callable[[Any, A | Exception], None], Any, asyncio.Future[Any] | None]
+"""An item, who receives its answer and together with what, and the future whose cancel says that nobody wants it."""
 
 
 class Batcher(Generic[T, A]):
@@ -54,15 +55,22 @@ class Batcher(Generic[T, A]):
     def submit(self, item: T) -> asyncio.Future[A]:
         """Add an item; the future has its answer. Cancelled before its batch leaves, the item stays behind."""
         future: asyncio.Future[A] = self._loop.create_future()
-        self.put(item, None, future)
+        self.put(item, _resolve, future, future)
         return future
 
-    def put(self, item: T, receive: Receiver[A] | None, future: asyncio.Future[Any] | None = None) -> None:
-        """Add an item; ``receive`` is called with its answer or its exception. Cheaper than a future of its own.
+    def put(
+        self,
+        item: T,
+        receive: Callable[[S, A | Exception], None],
+        subject: S,
+        future: asyncio.Future[Any] | None = None,
+    ) -> None:
+        """Add an item; ``receive`` is called with ``subject`` and the answer or the exception.
 
-        If ``future`` is cancelled before the batch leaves, nobody wants the answer any more, and the item stays behind.
+        That is cheaper than a future of its own, and than a closure. If ``future`` is cancelled before the batch
+        leaves, nobody wants the answer any more, and the item stays behind.
         """
-        self._pending.append((item, receive, future))
+        self._pending.append((item, receive, subject, future))
         if not self._scheduled and self._carrier is None:
             self._scheduled = True
             self._loop.call_soon(self.flush)
@@ -84,8 +92,8 @@ class Batcher(Generic[T, A]):
         if self._carrier is not None:
             self._carrier.cancel()
             await asyncio.wait([self._carrier])
-        for entry in [*self._carried, *self._pending]:
-            _hand(entry, error)
+        given_up = [*self._carried, *self._pending]
+        _hand(given_up, [error] * len(given_up))
         self._pending.clear()
 
     async def _carry(self) -> None:
@@ -101,15 +109,16 @@ class Batcher(Generic[T, A]):
         pending, size, total = self._pending, self._size, 0
         batch: list[_Entry[T, A]] = []
         while pending and len(batch) < MOST_ITEMS:
-            entry = pending[0]
+            entry = pending.popleft()
+            item, _, _, future = entry
+            if future is not None and future.cancelled():
+                continue
             if size is not None:
-                total += size(entry[0])
+                total += size(item)
                 if batch and total > MOST_BYTES:
+                    pending.appendleft(entry)
                     break
-            pending.popleft()
-            future = entry[2]
-            if future is None or not future.cancelled():
-                batch.append(entry)
+            batch.append(entry)
         return batch
 
     async def _deliver(self, batch: list[_Entry[T, A]]) -> None:
@@ -123,11 +132,9 @@ class Batcher(Generic[T, A]):
                 await self._deliver(batch[:middle])
                 await self._deliver(batch[middle:])
                 return
-            for entry in batch:
-                _hand(entry, error)
+            _hand(batch, [error] * len(batch))
         else:
-            for entry, answer in zip(batch, answers, strict=True):
-                _hand(entry, answer)
+            _hand(batch, answers)
 
 
 async def resend(clock: Clock, call: Callable[[], Awaitable[A]]) -> A:
@@ -150,12 +157,15 @@ async def resend(clock: Clock, call: Callable[[], Awaitable[A]]) -> A:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _hand(entry: _Entry[Any, A], answer: A | Exception) -> None:
-    _, receive, future = entry
-    if receive is not None:
-        receive(answer)
-    elif future is not None and not future.done():
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
+def _hand(batch: Sequence[_Entry[Any, A]], answers: Sequence[A | Exception]) -> None:
+    for (_, receive, subject, _), answer in zip(batch, answers, strict=True):
+        receive(subject, answer)
+
+
+def _resolve(future: asyncio.Future[A], answer: A | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

@@ -28,7 +28,8 @@ DECLARE = "declare a type, as in Queue[Payload, Result]"
 _TOO_DEEP = f"is nested deeper than {DEEPEST} levels, or contains itself; flatten it"
 _LONGEST_PLACE = 200
 _LEAST, _MOST = -(2**63), 2**64 - 1
-_SAFE = frozenset({str, bool, type(None)})
+SELF_EVIDENT = frozenset({str, bool, type(None)})
+"""Types of which every value that can be encoded comes back equal."""
 _EQUAL_WHEN_EQUAL = frozenset(
     {str, int, bool, type(None), bytes, bytearray, dt.date, dt.timedelta, type(msgspec.UNSET)}
 )
@@ -62,7 +63,7 @@ def _proves_dict(value: Any, form: Format, trail: Trail, depth: int) -> bool:
             trail.append(reason)
             return False
         kind = type(item)
-        if kind in _SAFE or (kind is int and _LEAST <= item <= _MOST):
+        if kind in SELF_EVIDENT or (kind is int and _LEAST <= item <= _MOST):
             continue
         if kind is dict or kind is list or kind is tuple:
             if depth >= DEEPEST:
@@ -78,11 +79,11 @@ def _proves_dict(value: Any, form: Format, trail: Trail, depth: int) -> bool:
 
 def _proves_items(value: Any, form: Format, trail: Trail, depth: int) -> bool:
     kinds = set(map(type, value))
-    if kinds <= _SAFE or (kinds == {float} and all(map(math.isfinite, value))):
+    if kinds <= SELF_EVIDENT or (kinds == {float} and all(map(math.isfinite, value))):
         return True
     for index, item in enumerate(value):
         kind = type(item)
-        if kind in _SAFE or (kind is int and _LEAST <= item <= _MOST):
+        if kind in SELF_EVIDENT or (kind is int and _LEAST <= item <= _MOST):
             continue
         if kind is dict or kind is list or kind is tuple:
             if depth >= DEEPEST:
@@ -98,7 +99,7 @@ def _proves_items(value: Any, form: Format, trail: Trail, depth: int) -> bool:
 
 def _proves_leaf(value: object, form: Format, trail: Trail) -> bool:
     kind = type(value)
-    if kind in _SAFE:
+    if kind in SELF_EVIDENT:
         return True
     if kind is int and isinstance(value, int) and _LEAST <= value <= _MOST:
         return True

@@ -10,7 +10,10 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from types import CoroutineType
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
 
 from jobq._failure import code_of, describe, encode_error, failure
 from jobq._running import Running
@@ -18,7 +21,7 @@ from jobq._threads import Threads
 from jobq.checks import check_seconds
 from jobq.clock import Clock
 from jobq.errors import ConfigError, JobFailedError, SerializationError
-from jobq.job import ExecutionContext, GiveUp, Job, RetryLater, Settlement, State
+from jobq.job import Claim, ExecutionContext, GiveUp, Job, RetryLater, Settlement, State
 from jobq.retry import ExponentialBackoff, RetryPolicy
 from jobq.serde import Serde
 
@@ -29,7 +32,7 @@ Handler = Callable[[Job[P]], Awaitable[R]] | Callable[[Job[P]], R]
 Hook = Callable[[ExecutionContext[P, R]], Awaitable[None] | None]
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True):
     """How a claim ends, and what listeners are told about it."""
 
     settlement: Settlement
@@ -83,7 +86,8 @@ class Executor(Generic[P, R]):
         except Exception as error:
             return await self._failed(running, _coded(error, "DESERIALIZATION"))
         running.job = job = Job(claim, payload, running.signal)
-        running.started_at = self._clock.now()
+        if self._after_execution is not None:
+            running.started_at = self._clock.now()
         try:
             if self.threaded:
                 value, raised = await self._threads.submit(self._handler, job)
@@ -98,9 +102,15 @@ class Executor(Generic[P, R]):
             return _DROPPED if running.decided else await self._judge(running, error)
         if running.decided:
             return _DROPPED
-        if running.reason == "job_timeout":
+        if running.signal.reason == "job_timeout":
             return await self.timed_out(running)
-        return await self._completed(running, job, value)
+        try:
+            result = self._encode(value)
+        except Exception as error:
+            return await self._failed(running, _coded(error, "SERIALIZATION"))
+        if self._after_execution is not None:
+            return await self._reviewed(running, job, value, result)
+        return _completed(claim, value, result, claim.result_ttl)
 
     async def timed_out(self, running: Running) -> Outcome:
         """Judge a job whose time is over, whether its handler has ended or not."""
@@ -146,21 +156,17 @@ class Executor(Generic[P, R]):
             self._report(refused)
             return ExponentialBackoff(clock=self._clock)(attempt, error)
 
-    async def _completed(self, running: Running, job: Job[P], value: Any) -> Outcome:
-        try:
-            result = self._encode(value)
-        except Exception as error:
-            return await self._failed(running, _coded(error, "SERIALIZATION"))
-        claim, ttl = running.claim, running.claim.result_ttl
-        if self._after_execution is not None:
-            context = self._context(running, job, "completed", value, None)
-            if await self._hook(running, context):
-                ttl = self._checked_ttl(context, ttl)
-                failed = self._checked_error(context, None)
-                if failed is not None:
-                    return self._final(running, failed, ttl)
-                value, result = self._replaced(context, value, result)  # It may be changed in place.
-        return Outcome(Settlement(claim.id, claim.token, State.COMPLETED, result, ttl=ttl), value)
+    async def _reviewed(self, running: Running, job: Job[P], value: Any, result: bytes) -> Outcome:
+        """Let the hook change, or refuse, what a handler returned."""
+        claim, context = running.claim, self._context(running, job, "completed", value, None)
+        if not await self._hook(running, context):
+            return _completed(claim, value, result, claim.result_ttl)
+        ttl = self._checked_ttl(context, claim.result_ttl)
+        failed = self._checked_error(context, None)
+        if failed is not None:
+            return self._final(running, failed, ttl)
+        value, result = self._replaced(context, value, result)  # It may be changed in place.
+        return _completed(claim, value, result, ttl)
 
     async def _failed(self, running: Running, error: BaseException) -> Outcome:
         job, ttl = running.job, running.claim.result_ttl
@@ -179,7 +185,7 @@ class Executor(Generic[P, R]):
         return Outcome(settlement, exception=told)
 
     def _encode(self, value: Any) -> bytes:
-        if inspect.iscoroutine(value):
+        if isinstance(value, CoroutineType):
             value.close()
             raise SerializationError("the handler returned a coroutine: define it with async def, or await it")
         data = self._result_serde.serialize(value)
@@ -271,6 +277,10 @@ def check_handler(handler: object) -> None:
         signature.bind(None)
     except TypeError as error:
         raise ConfigError(f"execute: the handler must take one argument, the job: {error}") from None
+
+
+def _completed(claim: Claim, value: Any, result: bytes, ttl: float) -> Outcome:
+    return Outcome(Settlement(claim.id, claim.token, State.COMPLETED, result, ttl=ttl), value)
 
 
 def _coded(error: BaseException, code: str) -> BaseException:

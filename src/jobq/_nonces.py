@@ -18,7 +18,7 @@ class Nonces:
 
     def next(self) -> str:
         self._count += 1
-        return f"{self._prefix}{self._count:x}"
+        return f"{self._prefix}{self._count}"
 
     def session(self) -> Nonces:
         return Nonces(self._clock)

@@ -37,6 +37,7 @@ R = TypeVar("R")
 
 MOST_ATTEMPTS = 1_000_000
 _PRIORITY = 1000
+_QUEUED: EnqueueResult[Any] = EnqueueResult("queued")  # It is always the same, and it cannot be changed.
 
 
 class ProducerOptions(msgspec.Struct, frozen=True):
@@ -101,8 +102,19 @@ class Producer(Generic[P, R]):
         data = self._encode(id, payload)
         return NewJob(id, self._nonces.next(), data, max_attempts, ttl, wait, priority, reply_to)
 
-    async def enqueue(self, job: NewJob) -> EnqueueResult[R]:
-        return self._enqueued(job, await self._adder.submit(job))
+    # On the two hottest ways in, callers wait for a future: a coroutine in between would cost each of them something.
+
+    def add(self, job: NewJob) -> asyncio.Future[Snapshot | None]:
+        return self._adder.submit(job)
+
+    def enqueued(self, job: NewJob, held: Snapshot | None) -> EnqueueResult[R]:
+        """Say what an add's answer means."""
+        if held is None:
+            self._emitter.emit("enqueued", job.id)
+            return _QUEUED
+        if held.state is State.COMPLETED:
+            return EnqueueResult("completed", None, self.decode(held))
+        return EnqueueResult("duplicate", held.state)
 
     async def enqueue_many(self, items: Sequence[EnqueueItem[P] | tuple[str, P]]) -> list[EnqueueResult[R]]:
         jobs = [self._new_job_of(item) for item in items]
@@ -119,28 +131,36 @@ class Producer(Generic[P, R]):
             if isinstance(answer, BaseException):
                 failed = failed or answer
             else:
-                results.append(self._enqueued(job, answer))
+                results.append(self.enqueued(job, answer))
         if failed is not None:
             raise failed
         return results
 
-    async def enqueue_and_wait(self, job: NewJob, timeout: float | None) -> R:
+    def ask(self, job: NewJob, timeout: float | None) -> Waiter:
+        """Add a job and wait for its end. The waiter must be forgotten, whatever becomes of it."""
         waiter = self._waiters.register(job.id, job.nonce, timeout)
-        try:
-            # One future for both the add and the end: the waiter's. The add's answer only binds it.
-            self._adder.put(job, lambda answer: self._added(waiter, job, answer), waiter.future)
-            return self._result(await waiter.future)
-        finally:
-            self._waiters.forget(waiter)
+        # One future for both the add and the end: the waiter's. The add's answer only binds it.
+        self._adder.put(job, self._added, waiter, waiter.future)
+        return waiter
 
     async def wait(self, id: str, timeout: float | None) -> R:
         waiter = self._waiters.register(id, None, timeout)
         try:
-            ref = Ref(id, None, self._waiters.address)
-            self._reader.put(ref, lambda answer: self._found(waiter, answer), waiter.future)
-            return self._result(await waiter.future)
+            self._reader.put(Ref(id, None, self._waiters.address), self._found, waiter, waiter.future)
+            return self.result(await waiter.future)
         finally:
             self._waiters.forget(waiter)
+
+    def forget(self, waiter: Waiter) -> None:
+        self._waiters.forget(waiter)
+
+    def result(self, snapshot: Snapshot) -> R:
+        """Return the result of a job that has ended, or raise what became of it instead."""
+        if snapshot.state is State.COMPLETED:
+            return self.decode(snapshot)
+        if snapshot.state is State.FAILED:
+            raise failure_of(snapshot)
+        raise JobCancelledError(snapshot.id, f"job {snapshot.id!r} was cancelled; enqueue it again to run it")
 
     async def get(self, id: str) -> Snapshot | None:
         return await self._reader.submit(Ref(id))
@@ -210,18 +230,10 @@ class Producer(Generic[P, R]):
             )
         return data
 
-    def _enqueued(self, job: NewJob, held: Snapshot | None) -> EnqueueResult[R]:
-        if held is None:
-            self._emitter.emit("enqueued", job.id)
-            return EnqueueResult("queued")
-        if held.state is State.COMPLETED:
-            return EnqueueResult("completed", None, self.decode(held))
-        return EnqueueResult("duplicate", held.state)
-
-    def _added(self, waiter: Waiter, job: NewJob, answer: Snapshot | Exception | None) -> None:
+    def _added(self, waiter: Waiter, answer: Snapshot | Exception | None) -> None:
         if answer is None:
-            self._emitter.emit("enqueued", job.id)
-            self._waiters.bind(waiter, job.nonce)
+            self._emitter.emit("enqueued", waiter.id)
+            self._waiters.bind(waiter)
         else:
             self._found(waiter, answer)
 
@@ -234,11 +246,5 @@ class Producer(Generic[P, R]):
         elif answer.state.terminal:
             waiter.answer(answer)
         else:
-            self._waiters.bind(waiter, answer.generation)
-
-    def _result(self, snapshot: Snapshot) -> R:
-        if snapshot.state is State.COMPLETED:
-            return self.decode(snapshot)
-        if snapshot.state is State.FAILED:
-            raise failure_of(snapshot)
-        raise JobCancelledError(snapshot.id, f"job {snapshot.id!r} was cancelled; enqueue it again to run it")
+            waiter.generation = answer.generation
+            self._waiters.bind(waiter)

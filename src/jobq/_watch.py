@@ -120,11 +120,10 @@ class Waiters:
             waiter.tick = self._timeouts.add(waiter, timeout)
         return waiter
 
-    def bind(self, waiter: Waiter, generation: str) -> None:
-        """Say that the job is stored, and which run the waiter asked for."""
-        waiter.generation = generation
+    def bind(self, waiter: Waiter) -> None:
+        """Say that the run that the waiter asked for is stored."""
         waiter.seen_at = self._loop.time()
-        if waiter.aside is not None and waiter.aside.generation == generation:
+        if waiter.aside is not None and waiter.aside.generation == waiter.generation:
             waiter.answer(waiter.aside)
         if waiter.look_once:
             waiter.expire()
@@ -142,20 +141,18 @@ class Waiters:
             self._timeouts.discard(waiter, waiter.tick)
 
     def _hinted(self, hint: Hint) -> None:
-        if hint.kind is HintKind.CANCEL_ASKED and self.cancel_asked is not None:
-            self.cancel_asked(hint.id)
-        waiters = self._waiters.get(hint.id)
-        if waiters is None or hint.kind is HintKind.CANCEL_ASKED or hint.kind is HintKind.RESCUED:
-            return
         snapshot = hint.snapshot
-        if snapshot is None:
+        if snapshot is not None:  # Only the hint of an end brings one.
+            for waiter in self._waiters.get(hint.id, ()):
+                if waiter.generation == snapshot.generation:
+                    waiter.answer(snapshot)
+                elif waiter.seen_at is None:
+                    waiter.aside = snapshot
+        elif hint.kind is HintKind.CANCEL_ASKED:
+            if self.cancel_asked is not None:
+                self.cancel_asked(hint.id)
+        elif hint.kind is not HintKind.RESCUED and hint.id in self._waiters:
             self._read_soon(hint.id)
-            return
-        for waiter in waiters:
-            if waiter.generation == snapshot.generation:
-                waiter.answer(snapshot)
-            elif waiter.seen_at is None:
-                waiter.aside = snapshot
 
     def _read_soon(self, id: str) -> None:
         task = self._loop.create_task(self._read(self._known(self._waiters.get(id, ()))))

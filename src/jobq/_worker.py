@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -47,6 +48,9 @@ _LONGEST_PAUSE = 1.0
 
 current_worker: contextvars.ContextVar[Worker | None] = contextvars.ContextVar("jobq_worker", default=None)
 """The worker whose handler this code runs in."""
+
+
+_Decision = tuple[Running, Outcome]
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
@@ -238,7 +242,7 @@ class Worker:
         lease_until = sent_at + options.lease
         if now >= lease_until:
             return  # The answer came so late that others may run the job already.
-        renew_until = float("inf") if options.job_timeout is None else now + options.job_timeout
+        renew_until = math.inf if options.job_timeout is None else now + options.job_timeout
         running = Running(claim, lease_until, renew_until)
         self._running.add(running)
         if self._stopping:
@@ -250,15 +254,9 @@ class Worker:
             self._watch_leases()
         if options.job_timeout is not None:
             running.tick = self._timeouts.add(_JobTime(self, running), options.job_timeout)
-        running.task = task = self._spawn(self._run(running))
-        if running.reason is not None and not self._executor.threaded and not task.done():
+        running.task = task = _start(self._run(running), self._loop)
+        if running.signal.reason is not None and not self._executor.threaded and not task.done():
             task.cancel()  # Asked for in the handler's first step, when there was no task to cancel yet.
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        # Eagerly, because a handler that never waits then costs no turn of the loop.
-        if sys.version_info >= (3, 12):
-            return asyncio.Task(coroutine, loop=self._loop, eager_start=True)
-        return asyncio.Task(coroutine, loop=self._loop)
 
     async def _run(self, running: Running) -> None:
         try:
@@ -267,7 +265,8 @@ class Worker:
                 self._decide(running, outcome)
         finally:
             self._running.discard(running)
-            self._group.held.pop(running.claim.token, None)
+            if not running.decided:
+                self._group.held.pop(running.claim.token, None)
             self._changed.set()
 
     def _abort(self, running: Running, reason: AbortReason) -> None:
@@ -286,7 +285,7 @@ class Worker:
             if not self._executor.threaded:
                 self._timeouts.add(_JobTime(self, running), IGNORED_AFTER)
                 return
-        self._spawn(self._decide_timed_out(running))
+        _start(self._decide_timed_out(running), self._loop)
 
     async def _decide_timed_out(self, running: Running) -> None:
         """Settle a job whose handler goes on although its time is over; its slot stays taken until it ends."""
@@ -332,13 +331,11 @@ class Worker:
         if running.tick >= 0:
             self._timeouts.discard(_JobTime(self, running), running.tick)
         self._unsettled += 1
-        self._settle(running, outcome)
+        self._settler.put(outcome.settlement, self._settled, (running, outcome))
 
-    def _settle(self, running: Running, outcome: Outcome) -> None:
-        self._settler.put(outcome.settlement, lambda answer: self._settled(running, outcome, answer))
-
-    def _settled(self, running: Running, outcome: Outcome, answer: Settled | Exception) -> None:
-        if isinstance(answer, Exception) and self._settle_again(running, outcome, answer):
+    def _settled(self, decision: _Decision, answer: Settled | Exception) -> None:
+        running, outcome = decision
+        if isinstance(answer, Exception) and self._settle_again(decision, answer):
             return
         self._unsettled -= 1
         if self._unsettled == 0 or self._unsettled == 2 * self._options.concurrency:
@@ -353,15 +350,17 @@ class Worker:
         elif answer is Settled.CANCELLED:
             self._emitter.emit("cancelled", id)
 
-    def _settle_again(self, running: Running, outcome: Outcome, error: Exception) -> bool:
+    def _settle_again(self, decision: _Decision, error: Exception) -> bool:
         """Repeat a settle until the lease ends; then the job is left to whoever rescues it."""
+        running, outcome = decision
         transient = isinstance(error, StorageUnavailableError)
         if self._ended or not isinstance(error, StorageError) or self._clock.monotonic() >= running.lease_until:
             self._emitter.emit("error", error)
             return False
         if not transient and not self._troubled:
             self._emitter.emit("error", error)
-        self._loop.call_later(self._clock.uniform(0.1, 0.3), self._settle, running, outcome)
+        pause = self._clock.uniform(0.1, 0.3)
+        self._loop.call_later(pause, self._settler.put, outcome.settlement, self._settled, decision)
         return True
 
     def _tell(self, id: str, outcome: Outcome, attempts: int) -> None:
@@ -414,6 +413,18 @@ class Worker:
                     await asyncio.sleep(0.05)  # Claims and settles go first.
             except StorageError as error:
                 self._logger.info("queue %s: pruning put off: %s", self._options.queue, error)
+
+
+if sys.version_info >= (3, 12):
+
+    def _start(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        """Begin eagerly: a handler that never waits then costs no turn of the loop."""
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+
+else:
+
+    def _start(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        return asyncio.Task(coroutine, loop=loop)
 
 
 class _JobTime:

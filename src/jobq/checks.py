@@ -19,10 +19,10 @@ _SHOWN = 80
 
 def check_seconds(option: str, value: object, *, zero: bool = True) -> float:
     """Return a duration as a float of seconds, from a number or a timedelta."""
+    if type(value) is float and 0.0 < value <= LONGEST:
+        return value
     if isinstance(value, timedelta):
         value = value.total_seconds()
-    if type(value) is float and (0.0 < value <= LONGEST):
-        return value
     seconds = _finite(option, value, "a number of seconds or a timedelta")
     if seconds < 0.0 or (seconds == 0.0 and not zero):
         least = "0 or more" if zero else "more than 0"

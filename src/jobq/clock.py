@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 
@@ -42,12 +43,10 @@ class Clock:
         """
 
 
-def _boottime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-if not hasattr(time, "CLOCK_BOOTTIME"):  # pragma: no cover
-    _boottime = time.monotonic
+if hasattr(time, "CLOCK_BOOTTIME"):
+    _boottime = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+else:  # pragma: no cover
+    _boottime = partial(time.monotonic)
 
 
 def _boot_id() -> str:

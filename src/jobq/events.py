@@ -106,7 +106,7 @@ class Emitter:
         except BaseException as error:  # Even SystemExit: it is the listener's trouble, and no job's.
             self._report(event, error)
             return
-        if inspect.isawaitable(answer):
+        if answer is not None and inspect.isawaitable(answer):  # Asking costs more than most listeners do.
             task = asyncio.ensure_future(self._follow(event, answer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -34,18 +34,11 @@ class State(StrEnum):
     CANCELLED = "cancelled"
     """Absent for everyone; only a waiter bound to that generation, and a hint, ever see it."""
 
-    @property
-    def terminal(self) -> bool:
-        return self in _TERMINAL
-
-    @property
-    def waiting(self) -> bool:
+    def __init__(self, word: str) -> None:
+        # Attributes and not properties, because they are asked for several times in the life of each job.
+        self.terminal: bool = word in {"completed", "failed", "cancelled"}
+        self.waiting: bool = word in {"queued", "failing"}
         """Not held by a worker and not ended: may be claimed when due."""
-        return self in _WAITING
-
-
-_TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
-_WAITING = frozenset({State.QUEUED, State.FAILING})
 
 
 class NewJob(msgspec.Struct, frozen=True, gc=False):

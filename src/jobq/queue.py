@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import warnings
 from collections.abc import Callable, Coroutine, Sequence
@@ -16,6 +15,7 @@ from jobq._annotations import types_of
 from jobq._executor import Executor, Handler, Hook, check_handler
 from jobq._failure import decode_error
 from jobq._nonces import Nonces
+from jobq._process import Process
 from jobq._producer import MOST_ATTEMPTS, Producer, ProducerOptions
 from jobq._signals import any_of, install, interruption
 from jobq._timeouts import Timeouts
@@ -310,11 +310,10 @@ class Queue(Generic[P, R]):
         Cancellation: the job may or may not have been stored; enqueue it again to know.
         """
         producer = self._require()
-        return await producer.enqueue(
-            producer.new_job(
-                id, payload, max_attempts=max_attempts, result_ttl=result_ttl, delay=delay, priority=priority
-            )
+        job = producer.new_job(
+            id, payload, max_attempts=max_attempts, result_ttl=result_ttl, delay=delay, priority=priority
         )
+        return producer.enqueued(job, await producer.add(job))
 
     async def enqueue_many(self, items: Sequence[EnqueueItem[P] | tuple[str, P]]) -> list[EnqueueResult[R]]:
         """Hand over many jobs; each is answered as by `enqueue`, in the order given.
@@ -352,8 +351,7 @@ class Queue(Generic[P, R]):
 
         Cancellation: the job goes on; only the waiting ends.
         """
-        producer = self._require()
-        seconds = check_optional_seconds("timeout", timeout)
+        producer, seconds = self._require(), check_optional_seconds("timeout", timeout)
         job = producer.new_job(
             id,
             payload,
@@ -363,7 +361,11 @@ class Queue(Generic[P, R]):
             priority=priority,
             replied=True,
         )
-        return await producer.enqueue_and_wait(job, seconds)
+        waiter = producer.ask(job, seconds)
+        try:
+            return producer.result(await waiter.future)
+        finally:
+            producer.forget(waiter)
 
     async def wait(self, id: str, *, timeout: float | timedelta | None = 30.0) -> R:
         """Return the result of a job that somebody else enqueued. It raises what `enqueue_and_wait` raises.
@@ -478,7 +480,7 @@ class Queue(Generic[P, R]):
 
     def __del__(self) -> None:
         opened = getattr(self, "_open", None)
-        if opened is not None and opened.pid == os.getpid():
+        if opened is not None and opened.pid == Process.id:
             warnings.warn(f"queue {self.name!r} was never stopped", ResourceWarning, stacklevel=2)
 
     # Within.
@@ -489,7 +491,7 @@ class Queue(Generic[P, R]):
             raise QueueClosedError(
                 f"queue {self.name!r} is not started, or was stopped: await queue.start(), or use `async with queue:`"
             )
-        if os.getpid() != opened.pid:
+        if Process.id != opened.pid:
             raise JobQueueError(
                 f"queue {self.name!r} was started before a fork: make one of your own in the child process",
                 code="FORKED",
@@ -593,4 +595,4 @@ class _Open(Generic[P, R]):
         self.nonces = nonces
         self.worker: Worker | None = None
         self.closed = asyncio.Event()
-        self.pid = os.getpid()
+        self.pid = Process.id

@@ -16,7 +16,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar, overload
 
 import msgspec
 
-from jobq._exact import DECLARE, DEEPEST, Format, Trail, children, place_of, proves_exact, same
+from jobq._exact import DECLARE, DEEPEST, SELF_EVIDENT, Format, Trail, children, place_of, proves_exact, same
 from jobq.checks import shown
 from jobq.errors import ConfigError, SerializationError
 
@@ -56,6 +56,8 @@ class _MsgspecSerde(Generic[T]):
         self._root = root
         self._encode: Callable[[object], bytes] = self._codec.Encoder().encode
         self._typed = type is not None and type is not Any and type is not object
+        # Values of these types come back equal whenever they can be encoded at all, so that they need no proof.
+        self._evident = frozenset(kind for kind in SELF_EVIDENT if kind is type or not self._typed)
         if self._typed:
             ensure_decodable(type)
         try:
@@ -71,6 +73,8 @@ class _MsgspecSerde(Generic[T]):
         """
         trail: Trail = []
         try:
+            if type(value) in self._evident:
+                return self._encode(value)
             if not self._typed:
                 if proves_exact(value, self._format, trail):
                     return self._encode(value)

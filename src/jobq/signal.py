@@ -29,13 +29,12 @@ class JobAborted(Exception):
 class AbortSignal:
     """Tells a handler, at most once, that it should end; usable from any thread."""
 
-    __slots__ = ("_lock", "_waiters", "reason")
+    __slots__ = ("_waiters", "reason")
 
     def __init__(self) -> None:
         self.reason: AbortReason | None = None
         """Why, or None while the handler may go on."""
         self._waiters: list[_Waiter] | None = None
-        self._lock = _LOCK
 
     @property
     def aborted(self) -> bool:
@@ -75,7 +74,7 @@ class AbortSignal:
 
     def abort(self, reason: AbortReason) -> None:
         """Set the reason and wake everybody who waits; later calls change nothing. For the engine."""
-        with self._lock:
+        with _LOCK:
             if self.reason is not None:
                 return
             self.reason = reason
@@ -84,7 +83,7 @@ class AbortSignal:
             wake()
 
     def _add(self, wake: _Waiter) -> bool:
-        with self._lock:
+        with _LOCK:
             if self.reason is not None:
                 return False
             if self._waiters is None:
@@ -93,7 +92,7 @@ class AbortSignal:
             return True
 
     def _remove(self, wake: _Waiter) -> None:
-        with self._lock:
+        with _LOCK:
             if self._waiters is not None and wake in self._waiters:
                 self._waiters.remove(wake)
 

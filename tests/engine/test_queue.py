@@ -230,6 +230,21 @@ async def test_enqueue_many_takes_more_jobs_than_one_batch(storage: Storage) -> 
         assert (await queue.counts())[State.QUEUED] == 1000
 
 
+@in_loop
+async def test_callers_that_gave_up_hold_up_nobody(storage: Storage) -> None:
+    """More cancelled calls than fit into one batch stay behind, and the call after them is answered all the same."""
+    async with Queue[Any, Any](storage) as queue:
+        given_up = [asyncio.create_task(queue.enqueue(f"given up {number}", number)) for number in range(600)]
+        await asyncio.sleep(0)
+        for task in given_up:
+            task.cancel()
+
+        async with asyncio.timeout(10):
+            await queue.enqueue("kept", 1)
+
+        assert (await queue.counts())[State.QUEUED] == 1
+
+
 @pytest.mark.parametrize(
     ("item", "error"),
     [

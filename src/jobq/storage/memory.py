@@ -36,7 +36,7 @@ from jobq.storage.contract import (
     SettleAnswer,
     Settled,
 )
-from jobq.storage.records import NEVER, UNKNOWN, Answer, LazyHeap, MemoryWatch, Record, Sleeper
+from jobq.storage.records import NEVER, NO_ANSWERS, UNKNOWN, LazyHeap, MemoryWatch, Record, Sleeper, running_loop
 
 
 class MemoryStorage:
@@ -94,6 +94,7 @@ class MemoryNamespace:
         self._looked_at = 0.0
         self._expiring = LazyHeap("expires_at")
         self._counter = 0
+        self._counted_at = 0.0
         self._last_claims: dict[str, _LastClaim] = {}
         self._locks: dict[str, tuple[str, float]] = {}
         self._sleepers: list[Sleeper] = []
@@ -231,7 +232,7 @@ class MemoryNamespace:
 
     def _add(self, job: NewJob, now: float) -> AddAnswer:
         held = self._records.get(job.id)
-        recent: dict[str, tuple[Answer, float]] = {}
+        recent = NO_ANSWERS
         if held is not None:
             if held.generation == job.nonce or held.answered(job.nonce, now) is not UNKNOWN:
                 return None
@@ -255,14 +256,13 @@ class MemoryNamespace:
         rescued = self._rescue(limit + 100)
         self._promote(now)
         taken: list[tuple[Record, str]] = []
-        random = self._clock.random_bytes(8).hex()
+        random, until = self._clock.random_bytes(8).hex(), monotonic + lease
         while len(taken) < limit and (record := self._ready.pop()):
             token = f"{self._count(now)}-{random}"
-            self._leave_waiting(record)
-            record.start(worker_id, token, lease, monotonic + lease, now)
+            record.start(worker_id, token, lease, until, now)
             self._held.add(record)
             taken.append((record, token))
-        self._none_lapses_before = min(self._none_lapses_before, monotonic + lease if taken else NEVER)
+        self._none_lapses_before = min(self._none_lapses_before, until if taken else NEVER)
         self._last_claims[session] = _LastClaim(nonce, monotonic, taken)
         self._forget_sessions(monotonic)
         due_in = self._due_in()
@@ -285,28 +285,28 @@ class MemoryNamespace:
         if record is None:
             return Settled.LOST
         if record.token != settlement.token:
-            if record.settled is not None and record.settled[0] == settlement.token:
-                return record.settled[1]
-            answer = record.answered(settlement.token, now)
+            repeated = record.settled_token == settlement.token
+            answer = record.settled_as if repeated else record.answered(settlement.token, now)
             return answer if isinstance(answer, Settled) else Settled.LOST
         self._unlease(record)
         if record.cancel_asked:
-            record.settled = (settlement.token, Settled.CANCELLED)
+            record.settled_token, record.settled_as = settlement.token, Settled.CANCELLED
             self._finish_cancelled(record, now)
             return Settled.CANCELLED
-        record.settled = (settlement.token, Settled.APPLIED)
-        if settlement.state is State.QUEUED:
+        applied, state = Settled.APPLIED, settlement.state
+        record.settled_token, record.settled_as = settlement.token, applied
+        if state.terminal:
+            self._finish(record, state, settlement.result, settlement.error, now, settlement.ttl)
+        elif state is State.QUEUED:
             self._give_back(record)
-        elif settlement.state is State.FAILING:
-            record.state, record.error = State.FAILING, settlement.error
-            self._enqueue(record, settlement.delay, now)
         else:
-            self._finish(record, settlement.state, settlement.result, settlement.error, now, settlement.ttl)
-        return Settled.APPLIED
+            record.state, record.error = state, settlement.error
+            self._enqueue(record, settlement.delay, now)
+        return applied
 
     def _cancel(self, record: Record, running: bool, now: float) -> None:
         if record.state.waiting:
-            self._leave_waiting(record)
+            record.leave_waiting()
             self._finish_cancelled(record, now)
         elif record.state is State.PROCESSING and running:
             record.cancel_asked = True
@@ -406,9 +406,6 @@ class MemoryNamespace:
         while (record := self._later.top()) and record.due <= now:
             self._make_ready(record, int(record.due * 1e6))
 
-    def _leave_waiting(self, record: Record) -> None:
-        record.ready_key, record.due = None, NEVER
-
     def _unlease(self, record: Record) -> None:
         record.token, record.lease_until = None, NEVER
         self._held.discard(record)
@@ -423,9 +420,10 @@ class MemoryNamespace:
         record.cancel_asked = False
         if state is not State.FAILED:
             record.payload = b""
-        self._expire(record, now + ttl)
-        kind = HintKind.CANCELLED if state is State.CANCELLED else HintKind.SETTLED
+        record.expires_at = now + ttl
+        self._expiring.push(record.expires_at, record)
         if record.replies:
+            kind = HintKind.CANCELLED if state is State.CANCELLED else HintKind.SETTLED
             self._hints.append((record.replies, record.hint(kind)))
             record.replies = ()
 
@@ -438,7 +436,11 @@ class MemoryNamespace:
             del self._records[record.job.id]
 
     def _count(self, now: float) -> int:
-        self._counter = max(self._counter + 1, int(now * 1e6))
+        """Return the next number, which is also the clock's µs unless more numbers than µs were needed."""
+        if now > self._counted_at:  # The same instant counts for a whole batch.
+            self._counted_at = now
+            self._counter = max(self._counter, int(now * 1e6) - 1)
+        self._counter += 1
         return self._counter
 
     def _due_in(self) -> float | None:
@@ -480,7 +482,8 @@ class MemoryNamespace:
         with self._lock:
             yield
             hints, self._hints = self._hints, []
+        here = running_loop() if hints else None
         for addresses, hint in hints:
             for address in addresses if addresses is not None else tuple(self._watches):
                 if watch := self._watches.get(address):
-                    watch.deliver(hint)
+                    watch.deliver(hint, here)

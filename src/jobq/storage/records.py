@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import heapq
 import math
+import operator
+from collections import deque
 from collections.abc import Callable
+from itertools import compress
 
 from jobq.job import Claim, NewJob, Snapshot, State
 from jobq.storage.contract import LINGER, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
@@ -16,6 +19,9 @@ UNKNOWN = object()
 """What `Record.answered` says of a nonce that it does not remember."""
 
 Answer = State | Settled | None
+Answers = dict[str, tuple[Answer, float]]
+NO_ANSWERS: Answers = {}
+"""Shared by all records that remember nothing, because one dict for each would cost memory and time; never changed."""
 
 
 class Record:
@@ -39,14 +45,15 @@ class Record:
         "recent",
         "replies",
         "result",
-        "settled",
+        "settled_as",
+        "settled_token",
         "started_at",
         "state",
         "token",
         "worker_id",
     )
 
-    def __init__(self, job: NewJob, now: float, recent: dict[str, tuple[Answer, float]]) -> None:
+    def __init__(self, job: NewJob, now: float, recent: Answers) -> None:
         self.job = job
         self.generation = job.nonce
         self.payload = job.payload
@@ -62,10 +69,12 @@ class Record:
         self.lease_until = NEVER
         self.expires_at = NEVER
         self.token: str | None = None
-        self.settled: tuple[str, Settled] | None = None
+        self.settled_token: str | None = None
+        """The last token that settled it."""
+        self.settled_as: Settled | None = None
         self.cancel_asked = False
         self.recent = recent
-        """Requests that were answered lately, by nonce or token: what was answered, and when."""
+        """Requests that were answered lately, by nonce or token: what was answered, and when. Replaced, not changed."""
         self.replies: tuple[str, ...] = () if job.reply_to is None else (job.reply_to,)
         self.result: bytes | None = None
         self.error: bytes | None = None
@@ -77,6 +86,7 @@ class Record:
         return self.expires_at <= now
 
     def start(self, worker_id: str, token: str, lease: float, until: float, now: float) -> None:
+        self.ready_key, self.due = None, NEVER
         self.state = State.PROCESSING
         self.attempts += 1
         self.worker_id = worker_id
@@ -85,13 +95,16 @@ class Record:
         self.lease_until = until
         self.started_at = now
 
+    def leave_waiting(self) -> None:
+        self.ready_key, self.due = None, NEVER
+
     def note(self, reply_to: str | None) -> None:
         if reply_to is not None and not self.state.terminal and reply_to not in self.replies:
             self.replies += (reply_to,)
 
     def remember(self, nonce: str, answer: Answer, now: float) -> None:
-        self.recent = {key: value for key, value in self.recent.items() if value[1] > now - LINGER}
-        self.recent[nonce] = (answer, now)
+        lately = {key: value for key, value in self.recent.items() if value[1] > now - LINGER}
+        self.recent = {**lately, nonce: (answer, now)}
 
     def remember_generation(self, now: float) -> None:
         """Keep the nonce of the add that began this generation; that of a revive is remembered with its answer."""
@@ -103,11 +116,11 @@ class Record:
         answer, at = self.recent.get(nonce, (UNKNOWN, NEVER))
         return UNKNOWN if at <= now - LINGER else answer
 
-    def handed_on(self, now: float) -> dict[str, tuple[Answer, float]]:
+    def handed_on(self, now: float) -> Answers:
         """Return what the record that replaces this one must still remember."""
         self.remember_generation(now)
-        if self.settled is not None:
-            self.remember(*self.settled, now)
+        if self.settled_token is not None:
+            self.remember(self.settled_token, self.settled_as, now)
         return self.recent
 
     def claim(self) -> Claim:
@@ -149,42 +162,59 @@ class Record:
 
 
 class LazyHeap:
-    """Records ordered by one of their attributes; an entry whose key is no longer the attribute's value is stale."""
+    """Records ordered by one of their attributes; an entry whose key is no longer the attribute's value is stale.
+
+    Nearly all keys come in order. They wait in a line, where nothing need be compared with its neighbours; only what
+    comes out of order goes into a heap. The line is two deques, since a pair for each record would cost memory.
+    """
 
     def __init__(self, attribute: str) -> None:
         self._attribute = attribute
-        self._entries: list[tuple[float, int, Record]] = []
+        self._keys: deque[float] = deque()
+        self._line: deque[Record] = deque()
+        self._heap: list[tuple[float, int, Record]] = []
         self._pushed = 0
         self._compact_at = 1024
 
     def push(self, key: float, record: Record) -> None:
         """Add a record whose attribute has the value ``key``."""
-        self._pushed += 1
-        heapq.heappush(self._entries, (key, self._pushed, record))
-        if len(self._entries) > self._compact_at:
-            self._entries = [entry for entry in self._entries if self._fresh(entry)]
-            heapq.heapify(self._entries)
-            self._compact_at = 2 * len(self._entries) + 1024
+        keys, heap = self._keys, self._heap
+        if not keys or key >= keys[-1]:
+            keys.append(key)
+            self._line.append(record)
+        else:
+            self._pushed += 1
+            heapq.heappush(heap, (key, self._pushed, record))
+        if len(keys) + len(heap) > self._compact_at:
+            self._compact()
 
     def top(self) -> Record | None:
-        entries = self._entries
-        while entries:
-            if self._fresh(entries[0]):
-                return entries[0][2]
-            heapq.heappop(entries)
-        return None
+        record = self.pop()
+        if record is not None:  # It goes back to the head of the line, wherever it came from: it is the first.
+            self._keys.appendleft(getattr(record, self._attribute))
+            self._line.appendleft(record)
+        return record
 
     def pop(self) -> Record | None:
         """Take the first record away."""
-        entries, attribute = self._entries, self._attribute
-        while entries:
-            key, _, record = heapq.heappop(entries)
+        keys, heap, attribute = self._keys, self._heap, self._attribute
+        while keys or heap:
+            if keys and (not heap or keys[0] <= heap[0][0]):
+                key, record = keys.popleft(), self._line.popleft()
+            else:
+                key, _, record = heapq.heappop(heap)
             if getattr(record, attribute) == key:
                 return record
         return None
 
-    def _fresh(self, entry: tuple[float, int, Record]) -> bool:
-        return bool(getattr(entry[2], self._attribute) == entry[0])
+    def _compact(self) -> None:
+        """Drop what is stale; the work is paid for by the pushes since the last time."""
+        attribute = self._attribute
+        fresh = list(map(operator.eq, map(operator.attrgetter(attribute), self._line), self._keys))
+        self._keys, self._line = deque(compress(self._keys, fresh)), deque(compress(self._line, fresh))
+        self._heap = [entry for entry in self._heap if getattr(entry[2], attribute) == entry[0]]
+        heapq.heapify(self._heap)
+        self._compact_at = 2 * (len(self._keys) + len(self._heap)) + 1024
 
 
 class Sleeper:
@@ -218,8 +248,12 @@ class MemoryWatch:
     async def close(self) -> None:
         self._watches.pop(self.address, None)
 
-    def deliver(self, hint: Hint) -> None:
-        call_in(self._loop, self._handler, hint)
+    def deliver(self, hint: Hint, here: asyncio.AbstractEventLoop | None) -> None:
+        """Tell the handler, from a thread whose running loop is ``here``."""
+        if here is self._loop:
+            self._handler(hint)
+        else:
+            call_in(self._loop, self._handler, hint)
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
