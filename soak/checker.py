@@ -104,9 +104,11 @@ class Checker:
                 case "healed" if since is not None:
                     self._troubles.append((since, line.instant))
                     since = None
-                case "killed" | "terminated" | "frozen":
+                case "terminated" | "frozen":
                     self._seen[line.fact] += 1
                     self._frozen[line.values[0]] = line.instant
+                case "killed":
+                    self._struck.setdefault(line.values[0], line.instant)
                 case "thawed":
                     self._waiter_troubles(line)
                 case "died":
@@ -115,8 +117,6 @@ class Checker:
                     self._seen[line.fact] += int(line.values[0])
             if line.fact == "fault":
                 self._seen["faults of the storage"] += 1
-            if line.fact == "killed":
-                self._struck.setdefault(line.values[0], line.instant)
             self._note_unexpected(source, line)
 
     def _waiter_troubles(self, line: Line) -> None:
@@ -128,6 +128,7 @@ class Checker:
     def _died(self, line: Line) -> None:
         part, code = line.values
         if code == "-9":
+            self._seen["killed"] += 1
             self._struck.setdefault(part, line.instant)
         elif code not in ("0", "-15"):
             self._tell("unexpected", None, f"{part} ended with {code}")

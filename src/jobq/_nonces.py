@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
+
 from jobq.clock import Clock
 
 
@@ -13,7 +15,7 @@ class Nonces:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._prefix = clock.random_bytes(8).hex() + "."
+        self._prefix = urlsafe_b64encode(clock.random_bytes(9)).decode() + "."
         self._count = 0
 
     def next(self) -> str:

@@ -100,7 +100,8 @@ class Worker:
             cancel_asked=lambda running: self._abort(running, "cancelled"),
             stalled=self._loop_stalled,
         )
-        self._running: set[Running] = set()
+        self._running: dict[Running, None] = {}
+        """A set in the order of claiming, so that a history can be repeated."""
         self._unsettled = 0
         self._stopping = False
         self._stop_at = 0.0
@@ -244,9 +245,9 @@ class Worker:
             return  # The answer came so late that others may run the job already.
         renew_until = math.inf if options.job_timeout is None else now + options.job_timeout
         running = Running(claim, lease_until, renew_until)
-        self._running.add(running)
+        self._running[running] = None
         if self._stopping:
-            self._running.discard(running)
+            self._running.pop(running, None)
             self._decide(running, Outcome(Settlement(claim.id, claim.token, State.QUEUED)))
             return
         self._group.held[claim.token] = running
@@ -264,7 +265,7 @@ class Worker:
             if not running.decided and not self._abandoned:
                 self._decide(running, outcome)
         finally:
-            self._running.discard(running)
+            self._running.pop(running, None)
             if not running.decided:
                 self._group.held.pop(running.claim.token, None)
             self._changed.set()

@@ -50,9 +50,12 @@ class ExponentialBackoff:
         if self.initial == 0.0:
             return 0.0
         # In logarithms, because factor ** 2000 overflows a float.
-        exponent = math.log(self.initial) + (attempt - 1) * math.log(self.factor)
+        growth = (attempt - 1) * math.log(self.factor)
+        exponent = math.log(self.initial) + growth
         if exponent > 700.0:
             return self.maximum
+        if growth > 700.0:  # Much of very little.
+            return math.exp(exponent)
         return self.initial * float(self.factor ** (attempt - 1))
 
     def __repr__(self) -> str:

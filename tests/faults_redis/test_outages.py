@@ -209,3 +209,42 @@ async def test_it_uses_four_connections_whatever_is_lost(start: Starter) -> None
         assert {len(clients(server, kind)) for kind in CONNECTIONS} == {1}
 
     await eventually(lambda: clients(server, "jobq-") == [], "end of all connections")
+
+
+@pytest.mark.parametrize("kind", REDIS_KINDS)
+@in_loop
+async def test_calls_wait_while_a_server_loads_its_data(start: Starter, kind: Kind) -> None:
+    """``LOADING`` passes by itself: callers see a call that took longer, and nothing is lost."""
+    server = start.server(kind, persistence="always")
+    async with Work(RedisStorage(server.url), handles=False) as work:
+        await work.queue.enqueue_many([(id, 1) for id in names(300)])
+        server.command("CONFIG", "SET", "key-load-delay", 4000)  # In µs for each key.
+        server.command("CONFIG", "SET", "loading-process-events-interval-bytes", 1024)
+        server.command("CONFIG", "REWRITE")
+        starting = asyncio.create_task(asyncio.to_thread(server.restart))
+        await passing(0.3)
+
+        assert (await work.queue.enqueue("more", 1)).status == "queued"
+
+        await starting
+        assert await counted(work.queue) == {State.QUEUED: 301}
+
+
+@in_loop
+async def test_calls_wait_while_a_script_of_others_keeps_the_server_busy(start: Starter) -> None:
+    """``BUSY`` passes by itself as well."""
+    server = start.server("redis", options=["busy-reply-threshold 50"])
+    async with Work(RedisStorage(server.url)) as work:
+        assert await work.queue.enqueue_and_wait("before", 1) == 2
+        endless = asyncio.create_task(asyncio.to_thread(server.command, "EVAL", "while true do end", 0))
+        await passing(0.3)
+        during = asyncio.create_task(work.queue.enqueue_and_wait("during", 21, timeout=20))
+        await passing(0.5)
+
+        assert not during.done()
+        server.command("SCRIPT", "KILL")
+
+        assert await during == 42
+        await asyncio.wait([endless])
+        assert "killed" in str(endless.exception())
+        assert twice(work.completed) == []

@@ -153,4 +153,3 @@ class TestUnderTheSmallest(StorageContract):
     @pytest.fixture(autouse=True)
     def _user(self, user: User) -> None:
         self.user = user
-

@@ -243,7 +243,22 @@ async def test_prefixes_names_and_ids_do_not_collide(either_server: Server, key_
     """Whatever can be mistaken for a separator: each queue has its own job under each id."""
     prefixes = [key_prefix, f"{key_prefix}:", f"{key_prefix}a", f"{key_prefix}a:", f"{key_prefix}*"]
     queue_names = ["a", "a.b", "a-b", "A", "ab"]
-    ids = ["x", "a", "j:a", "{a}", "{a}:j:x", "y:z", "x:y", "ready", "wake", "", "*", "\r\nFLUSHALL\r\n", "é", "e\u0301"]
+    ids = [
+        "x",
+        "a",
+        "j:a",
+        "{a}",
+        "{a}:j:x",
+        "y:z",
+        "x:y",
+        "ready",
+        "wake",
+        "",
+        "*",
+        "\r\nFLUSHALL\r\n",
+        "é",
+        "e\u0301",
+    ]
     views = []
     for prefix in prefixes:
         storage = RedisStorage(either_server.url, key_prefix=prefix)
@@ -256,9 +271,7 @@ async def test_prefixes_names_and_ids_do_not_collide(either_server: Server, key_
 
     for storage, name, bench in views:
         claims = (await bench.claim()).claims
-        assert {claim.id: claim.payload for claim in claims} == {
-            id: f"{storage!r}{name}{id}".encode() for id in ids
-        }
+        assert {claim.id: claim.payload for claim in claims} == {id: f"{storage!r}{name}{id}".encode() for id in ids}
         assert (await counts_of(bench)) == {State.PROCESSING: len(ids)}
     for storage in {storage for storage, _, _ in views}:
         await storage.close()

@@ -88,6 +88,10 @@ class Link:
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait([keeper])
+        wire = self._wire
+        if wire is not None:  # The keeper was cancelled before it began.
+            self._detach(unavailable(self.address, "the connection was closed"))
+            await wire.close(gently=True)
         if self._attached is not None and not self._attached.done():
             _fail(self._attached, Closed(self.address))
 

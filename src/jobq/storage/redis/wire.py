@@ -114,32 +114,32 @@ class Dialer:
 
     async def _dial(self, *, first: bool) -> Wire:
         attempts: set[asyncio.Task[Wire]] = set()
-        won: Wire | None = None
+        wire: Wire | None = None
         try:
-            while True:
-                if len(attempts) < _MOST_ATTEMPTS:
-                    attempts.add(asyncio.create_task(self._attempt()))
-                done, attempts = await asyncio.wait(attempts, timeout=_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-                for attempt in done:
-                    error = attempt.exception()
-                    if error is None and won is None:
-                        won = attempt.result()
-                    elif error is None:
-                        await attempt.result().close()
-                    else:
-                        self._note(error, first=first)
-                if won is not None:
-                    self._succeeded_at, self.trouble = asyncio.get_running_loop().time(), None
-                    break
-                if done:
-                    await asyncio.sleep(self._pause())
+            wire = await self._first_success(attempts, first=first)
             await _end(attempts)
         except BaseException:
             await _end(attempts)
-            if won is not None:
-                await won.close()
+            if wire is not None:
+                await wire.close()
             raise
-        return won
+        return wire
+
+    async def _first_success(self, attempts: set[asyncio.Task[Wire]], *, first: bool) -> Wire:
+        """Make attempts until one succeeds; those that are not needed any more stay in the set."""
+        while True:
+            if len(attempts) < _MOST_ATTEMPTS:
+                attempts.add(asyncio.create_task(self._attempt()))
+            done, _ = await asyncio.wait(attempts, timeout=_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+            for attempt in done:
+                attempts.discard(attempt)
+                error = attempt.exception()
+                if error is None:
+                    self._succeeded_at, self.trouble = asyncio.get_running_loop().time(), None
+                    return attempt.result()
+                self._note(error, first=first)
+            if done:
+                await asyncio.sleep(self._pause())
 
     def _note(self, error: BaseException, *, first: bool) -> None:
         problem = explained(self.address, error)
