@@ -23,6 +23,7 @@ and mostly the number of a job. A line is one write, so it survives the death of
                gone N                 it holds no such job
     nemesis    killed part, terminated part, frozen part, thawed part, died part code     what became of a process
                fault name, healed name     trouble with the storage
+               left count name        what the storage holds at the end and should not
                cut count, reconnected count     connections ended, and made again
     everybody  serving                it begins
                stopped                it ends in order

@@ -68,6 +68,8 @@ class Conductor:
         self._tell("surveying the storage")
         self._survey(troupe, nemesis)
         troupe.end(troupe.of("worker", "reaper"))
+        for name, count in stage.left().items():
+            self._audit.note("left", count, name)
 
     def _attend(self, troupe: Troupe, nemesis: Nemesis, *, until: float, askers: bool = False) -> bool:
         """Look after everybody until then, or with ``askers`` until producers and waiters are done."""

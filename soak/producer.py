@@ -20,8 +20,8 @@ _PROBE_EVERY = 32
 _LONGEST_BACKLOG = 200
 """Jobs. A longer one would tell of the speed of this machine, and hide how soon lost work begins again."""
 _RUNNING_AFTER = 0.3
-_ON_ITS_WAY = 0.1
-"""Seconds; killed at a random moment before, a call has mostly taken effect and is never answered."""
+_ON_ITS_WAY = (0.01, 5.0)
+"""Seconds: a producer is killed while its call is under way, or when it was done and nobody was told yet."""
 
 
 async def produce(part: Part) -> None:
@@ -111,7 +111,7 @@ class _Producer:
         """Be killed while a call is under way, and hear no answer."""
         self._note("ask", work.number)
         call = asyncio.create_task(self._queue.enqueue(id_of(work.number), work, **options_of(work)))
-        await asyncio.wait([call], timeout=random.uniform(0.0, _ON_ITS_WAY))
+        await asyncio.wait([call], timeout=random.choice(_ON_ITS_WAY))
         os.kill(os.getpid(), signal.SIGKILL)
 
     async def _cancel(self, work: Work) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from soak.audit import Line, Source
@@ -25,7 +25,7 @@ class Recovery(NamedTuple):
     orphan: Orphan
     started_at: int
     disturbed: bool
-    """Whether the storage was in trouble meanwhile."""
+    """Whether the storage was in trouble meanwhile, or who claimed it next was struck as well."""
 
     @property
     def seconds(self) -> float:
@@ -65,7 +65,7 @@ class Quiet:
         return before == 0 or self._latest[before - 1] < begin
 
 
-def recoveries(orphans: Iterable[Orphan], workers: Iterable[Source], quiet: Quiet, grace: int) -> list[Recovery]:
+def recoveries(orphans: Iterable[Orphan], audit: Sequence[Source], quiet: Quiet, grace: int) -> list[Recovery]:
     """Find the next start of each orphan.
 
     The quiet must have begun so many microseconds, ``grace``, before the kill: what a storage in trouble delayed is
@@ -74,16 +74,26 @@ def recoveries(orphans: Iterable[Orphan], workers: Iterable[Source], quiet: Quie
     waiting: dict[int, list[Orphan]] = {}
     for orphan in orphans:
         waiting.setdefault(orphan.number, []).append(orphan)
-    starts: dict[int, list[int]] = {number: [] for number in waiting}
-    for source in workers:
-        for line in source.lines():
-            if line.fact == "start" and (begun := starts.get(int(line.values[0]))) is not None:
-                begun.append(line.instant)
+    starts = _instants("start", audit, waiting)
+    rescues = [_instants("stalled", [source], waiting) for source in audit if source.role == "reaper"]
     found = []
     for number, several in waiting.items():
         for orphan in several:
             later = [instant for instant in starts[number] if instant > orphan.killed_at]
             if later:
-                disturbed = not quiet.between(orphan.killed_at - grace, min(later))
-                found.append(Recovery(orphan, min(later), disturbed))
+                started_at = min(later)
+                disturbed = not quiet.between(orphan.killed_at - grace, started_at)
+                rescued = (sum(orphan.killed_at < at < started_at for at in told[number]) for told in rescues)
+                found.append(Recovery(orphan, started_at, disturbed or max(rescued, default=0) > 1))
+    return found
+
+
+def _instants(fact: str, audit: Iterable[Source], numbers: Iterable[int]) -> dict[int, list[int]]:
+    """Return when a fact about some jobs was noted."""
+    found: dict[int, list[int]] = {number: [] for number in numbers}
+    for source in audit:
+        if source.role in ("worker", "reaper"):
+            for line in source.lines():
+                if line.fact == fact and (instants := found.get(int(line.values[0]))) is not None:
+                    instants.append(line.instant)
     return found

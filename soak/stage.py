@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -44,6 +45,10 @@ class Stage(Protocol):
         """Return how many connections were cut so far, and how many were made again."""
         ...
 
+    def left(self) -> Mapping[str, int]:
+        """Return what a storage without open jobs should not hold: by name, how much of it there is."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -66,6 +71,14 @@ class FileStage:
 
     def counts(self) -> tuple[int, int]:
         return 0, 0
+
+    def left(self) -> Mapping[str, int]:
+        with closing(sqlite3.connect(self._path)) as connection:
+            (open_jobs,) = connection.execute(
+                "SELECT count(*) FROM jobs WHERE state <= 2 OR due IS NOT NULL OR lease_until IS NOT NULL"
+            ).fetchone()
+            damages = [text for (text,) in connection.execute("PRAGMA quick_check") if text != "ok"]
+        return {"open-jobs": open_jobs, "damages": len(damages)}
 
     def close(self) -> None:
         self.heal()
@@ -131,6 +144,9 @@ class ServerStage:
 
     def counts(self) -> tuple[int, int]:
         return self._cut, self._again
+
+    def left(self) -> Mapping[str, int]:
+        return _entries(self._server)
 
     def close(self) -> None:
         for proxy in self._proxies:
@@ -199,7 +215,11 @@ class ClusterStage:
         self._cluster.wait_until_whole()
 
     def counts(self) -> tuple[int, int]:
+        # Nobody stands between and counts who comes back; that all goes on says that they did.
         return self._cut, self._cut
+
+    def left(self) -> Mapping[str, int]:
+        return _entries(self._cluster.node_of(self._slot))
 
     def close(self) -> None:
         self._cluster.close()
@@ -215,6 +235,10 @@ class ClusterStage:
     def _flush_scripts(self) -> None:
         for node in self._cluster.masters:
             node.command("SCRIPT", "FLUSH")
+
+
+def _entries(server: Server) -> Mapping[str, int]:
+    return {name: int(server.command("ZCARD", f"jobq:{{{QUEUE}}}:{name}")) for name in ("ready", "later", "leases")}
 
 
 def open_stage(kind: str, directory: Path) -> Stage:

@@ -16,7 +16,7 @@ _LARGE = 80_000
 """Characters; such a result does not fit into a hint and must be read."""
 _POISONED = 10
 _FROZEN = 12
-_FATAL = 15
+_FATAL = 24
 """These three a minute: each costs a process, so that their number must not grow with the jobs."""
 
 

@@ -258,7 +258,7 @@ def test_a_recovery_while_the_storage_was_in_trouble_is_told_apart(tale: Tale) -
     verdict = tale.checked()
 
     assert verdict.seconds["longest recovery"] == 0.0
-    assert verdict.seconds["longest recovery while the storage was in trouble"] == pytest.approx(6.0)
+    assert verdict.seconds["longest recovery while more was in trouble"] == pytest.approx(6.0)
 
 
 def test_a_process_that_ended_by_itself_is_found(tale: Tale) -> None:
@@ -266,6 +266,13 @@ def test_a_process_that_ended_by_itself_is_found(tale: Tale) -> None:
     tale.tell("nemesis-0", 200, "died worker-0.0001 1")
 
     assert findings(tale.checked(), None) == ["unexpected: worker-0.0001 ended with 1"]
+
+
+def test_what_the_storage_should_not_hold_any_more_is_found(tale: Tale) -> None:
+    """A lease without a job is looked at for ever."""
+    tale.tell("nemesis-0", 950, "left 0 ready", "left 3 leases")
+
+    assert findings(tale.checked(), None) == ["unexpected: when all was quiet there were 3 leases left"]
 
 
 def test_every_line_about_a_job_can_be_read_in_order(tale: Tale, tmp_path: Path) -> None:
