@@ -19,7 +19,7 @@ _TICK = 0.02
 _WARM_UP = 1.5
 """Seconds from the start of the processes to the first job."""
 _PATIENCE = 90.0
-"""Seconds after the chaos within which producers and waiters must be done."""
+"""Seconds after the chaos, or as long as that was, within which producers and waiters must be done."""
 _SURVEY_PATIENCE = 300.0
 
 
@@ -62,7 +62,8 @@ class Conductor:
         nemesis.end()
         self._note_connections(stage)
         self._tell(f"{nemesis.blows} blows; waiting until all is quiet")
-        done = self._attend(troupe, nemesis, until=time.monotonic() + _PATIENCE, askers=True)
+        patience = max(_PATIENCE, plan.chaos_seconds)
+        done = self._attend(troupe, nemesis, until=time.monotonic() + patience, askers=True)
         if not done:
             self._audit.note("unexpected", "producers or waiters were not done in time")
         self._tell("surveying the storage")

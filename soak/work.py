@@ -16,8 +16,9 @@ _LARGE = 80_000
 """Characters; such a result does not fit into a hint and must be read."""
 _POISONED = 10
 _FROZEN = 12
+"""These a minute: each costs a worker, so that their number must not grow with the jobs."""
 _FATAL = 24
-"""These three a minute: each costs a process, so that their number must not grow with the jobs."""
+"""These in a run: whoever follows a producer must read all that it wrote."""
 
 
 class Manner(StrEnum):
@@ -104,9 +105,9 @@ def work_of(plan: Plan, number: int) -> Work:
 
 
 def manner_of(plan: Plan, number: int) -> Manner:
-    if _is_spread(plan, number, _POISONED, 2):
+    if _is_spread(plan, number, round(_POISONED * plan.minutes), 2):
         return Manner.POISON
-    if _is_spread(plan, number, _FROZEN, 3):
+    if _is_spread(plan, number, round(_FROZEN * plan.minutes), 3):
         return Manner.FREEZING
     drawn = _mixed(plan.seed, number) % 1000
     for manner, share in _SHARES:
@@ -150,8 +151,8 @@ def is_waited_for(plan: Plan, number: int) -> bool:
 
 
 def _is_spread(plan: Plan, number: int, times: int, part: int) -> bool:
-    """Whether it is one of so many jobs a minute, evenly spread; ``part`` keeps those of different kinds apart."""
-    apart = plan.jobs // max(1, round(times * plan.minutes))
+    """Whether it is one of so many jobs, evenly spread; ``part`` keeps those of different kinds apart."""
+    apart = plan.jobs // max(1, times)
     return apart > 0 and number % apart == apart // part
 
 

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence, Sized
 from typing import Any, TypeVar
 
 from jobq import FixedDelay, Job, Queue, State
@@ -47,15 +47,14 @@ async def passing(seconds: float) -> None:
     await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=seconds)
 
 
-async def eventually(look: Callable[[], T | Awaitable[T]], what: str, within: float = PATIENCE) -> T:
-    """Look until something true is seen, and return it."""
+async def eventually(look: Callable[[], Any], what: str, within: float = PATIENCE) -> Any:
+    """Look, or await a look, until something true is seen, and return it."""
     give_up_at = time.monotonic() + within
     while True:
-        seen = look()
-        if asyncio.iscoroutine(seen) or isinstance(seen, asyncio.Future):
-            seen = await seen
+        answer = look()
+        seen = await answer if isinstance(answer, Awaitable) else answer
         if seen:
-            return seen  # type: ignore[return-value]
+            return seen
         assert time.monotonic() < give_up_at, f"no {what} within {within:g} s"
         await passing(0.02)
 
@@ -120,12 +119,16 @@ def twice(completed: Iterable[str]) -> list[str]:
 async def states(queue: Queue[Any, Any], ids: Sequence[str]) -> Mapping[str, State | None]:
     """Return the state of each job; None for one that is absent."""
     found = await asyncio.gather(*(queue.get_status(id) for id in ids))
-    return {id: status and status.state for id, status in zip(ids, found, strict=True)}
+    return {id: None if status is None else status.state for id, status in zip(ids, found, strict=True)}
 
 
 async def counted(queue: Queue[Any, Any]) -> Mapping[State, int]:
     """Count a queue's jobs; states without jobs are left out."""
     return {state: count for state, count in (await queue.counts()).items() if count}
+
+
+def reached(done: Sized, count: int) -> bool:
+    return len(done) >= count
 
 
 def names(count: int) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -178,6 +179,10 @@ def half_close(proxy: FaultProxy, verb: str) -> Fault:
     return proxy.drop_reply(when=of_verb(verb), ending=Ending.HALF_CLOSE)
 
 
+def begun(faults: list[Fault], lose: Callable[[], Fault]) -> None:
+    faults.append(lose())
+
+
 async def played(url: str, prefix: str, scene: Scene, lose: Callable[[], object]) -> str:
     """Play a scene, and return its answer and all that can be seen of the queue afterwards."""
     clock = ManualClock()
@@ -210,9 +215,8 @@ async def test_what_is_lost_on_the_way_changes_nothing(
 
     for lose in (lose_request, lose_reply, lose_reply_twice, reset, half_close):
         faults: list[Fault] = []
-        disturbed = await played(
-            proxy.url, f"{key_prefix}{lose.__name__}:", scene, lambda lose=lose: faults.append(lose(proxy, verb))
-        )
+        begin = partial(begun, faults, partial(lose, proxy, verb))
+        disturbed = await played(proxy.url, f"{key_prefix}{lose.__name__}:", scene, begin)
 
         proxy.heal()
         assert faults[0].done > 0, lose

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.faults_redis.scenes import (
     leftovers,
     names,
     passing,
+    reached,
     states,
     twice,
 )
@@ -38,16 +40,17 @@ async def disturbed(server: Server, prefix: str, disturb: Callable[[], object]) 
     ids = names(JOBS)
     first = Work(RedisStorage(server.url, key_prefix=prefix), seconds=0.02, visibility_timeout=3.0)
     second = Work(RedisStorage(server.url, key_prefix=prefix), seconds=0.02, visibility_timeout=3.0)
+    completed = first.events["completed"] = second.events["completed"] = []
     async with first, second:
         waits = [asyncio.create_task(first.queue.enqueue_and_wait(id, n, timeout=30)) for n, id in enumerate(ids)]
         for share in (20, 60, 120):
-            await eventually(lambda share=share: len(first.completed + second.completed) >= share, f"{share} jobs")
+            await eventually(partial(reached, completed, share), f"{share} jobs")
             disturb()
 
         assert await asyncio.gather(*waits) == [2 * n for n in range(JOBS)]
 
-        await eventually(lambda: len(first.completed + second.completed) == JOBS, "all events")
-        assert twice(first.completed + second.completed) == []
+        await eventually(lambda: len(completed) == JOBS, "all events")
+        assert twice(completed) == []
         assert set((await states(first.queue, ids)).values()) == {State.COMPLETED}
         assert leftovers(server, prefix + STEM) == {"ready": 0, "later": 0, "leases": 0}
         first.runs.update(second.runs)
@@ -202,7 +205,7 @@ async def test_it_uses_four_connections_whatever_is_lost(start: Starter) -> None
     async with Work(RedisStorage(server.url), seconds=0.01) as work:
         for round in range(5):
             await work.queue.enqueue_many([(f"{round}-{id}", 1) for id in names(20)])
-            await eventually(lambda round=round: len(set(work.completed)) == 20 * (round + 1), "all jobs")
+            await eventually(partial(reached, work.completed, 20 * (round + 1)), "all jobs")
             kill_clients(server, "jobq-")
             await eventually(lambda: len(clients(server, "jobq-")) == 4, "four connections")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.faults_redis.scenes import (
     names,
     of_verb,
     passing,
+    reached,
     states,
     twice,
 )
@@ -206,7 +208,7 @@ async def test_all_connections_end_in_the_middle_of_two_hundred_jobs(
     async with Work(RedisStorage(proxy.url, key_prefix=key_prefix), seconds=0.01) as work:
         waits = [asyncio.create_task(work.queue.enqueue_and_wait(id, n, timeout=30)) for n, id in enumerate(ids)]
         for share in (20, 80, 140):
-            await eventually(lambda share=share: len(work.completed) >= share, f"{share} jobs")
+            await eventually(partial(reached, work.completed, share), f"{share} jobs")
             proxy.end_connections(ending)
 
         assert await asyncio.gather(*waits) == [2 * n for n in range(200)]

@@ -15,10 +15,11 @@ from jobq.testing import ManualClock, StorageContract
 from tests.faults_redis.scenes import Work, eventually, in_loop
 from tests.servers.server import Server
 
-COMMANDS = (
-    "eval evalsha info scan lpush blpop pexpire subscribe unsubscribe publish "
-    "time get set mget mset del exists hmget hset zadd zcard zrange zrem zscore"
-).split()
+COMMANDS = [
+    *("eval", "evalsha", "info", "scan", "lpush", "blpop", "pexpire", "subscribe", "unsubscribe", "publish"),
+    *("time", "get", "set", "mget", "mset", "del", "exists", "hmget", "hset"),
+    *("zadd", "zcard", "zrange", "zrem", "zscore"),
+]
 """Every command that jobq needs on a server without Sentinels and Cluster, as docs/how-to/redis.md lists them."""
 KEYS = ("~{prefix}*", "&{prefix}*")
 """Which keys and which channels; the prefix is that of the storage."""

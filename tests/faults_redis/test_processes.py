@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from jobq import Queue, RedisStorage, State
-from tests.faults_redis.scenes import SLACK, leftovers
+from tests.faults_redis.scenes import SLACK, leftovers, states
 from tests.servers.binaries import Kind
 from tests.servers.fixtures import REDIS_KINDS, Starter
 from tests.servers.server import Server
@@ -38,7 +38,15 @@ class World:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, mode: str, number: float, failpoint: str = "-") -> subprocess.Popen[bytes]:
-        command = [sys.executable, PROGRAM, mode, self.server.url, self._audit, failpoint, f"{number:g}"]
+        command: list[str | Path] = [
+            sys.executable,
+            PROGRAM,
+            mode,
+            self.server.url,
+            self._audit,
+            failpoint,
+            f"{number:g}",
+        ]
         paths = os.pathsep.join([str(ROOT), *sys.path])
         process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths})
         self._processes.append(process)
@@ -68,17 +76,16 @@ class World:
 
         async def read() -> dict[str, State | None]:
             async with Queue[int, int](RedisStorage(self.server.url)) as queue:
-                statuses = {id: await queue.get_status(id) for id in sorted(set(self.facts("asked")))}
-                return {id: status and status.state for id, status in statuses.items()}
+                return dict(await states(queue, sorted(set(self.facts("asked")))))
 
         return asyncio.run(read())
 
     def check(self) -> None:
-        """Assert that what was acknowledged is completed or cancelled, that nothing is both, and nothing is left over."""
-        states, cancelled = self.states(), set(self.facts("cancelled"))
-        lost = [id for id in self.facts("queued") if states.get(id) is not State.COMPLETED and id not in cancelled]
+        """Assert that what was acknowledged is completed or cancelled, nothing twice, and nothing is left over."""
+        found, cancelled = self.states(), set(self.facts("cancelled"))
+        lost = [id for id in self.facts("queued") if found.get(id) is not State.COMPLETED and id not in cancelled]
         twice = [id for id, count in Counter(self.facts("completed")).items() if count > 1]
-        both = [id for id in cancelled if states.get(id) is not None or id in self.facts("started")]
+        both = [id for id in cancelled if found.get(id) is not None or id in self.facts("started")]
         assert (lost, twice, both) == ([], [], [])
         assert leftovers(self.server, "jobq:{default}:") == {"ready": 0, "later": 0, "leases": 0}
 

@@ -70,8 +70,8 @@ async def test_workers_drain_a_server_whose_memory_is_full(start: Starter, kind:
 
 
 @in_loop
-async def test_a_full_batch_fails_nobody_who_can_be_served(start: Starter) -> None:
-    """Duplicates of what is stored are refused like new jobs, since an add is a write; each caller is told for itself."""
+async def test_each_caller_of_a_batch_is_told_that_memory_is_full(start: Starter) -> None:
+    """Twenty callers in one batch: each of them is told, and nothing of it is stored."""
     server = start.server()
     async with Work(RedisStorage(server.url), handles=False) as work:
         server.command("CONFIG", "SET", "maxmemory", 1)
@@ -142,7 +142,7 @@ async def test_databases_of_one_server_are_kept_apart(valkey_server: Server, key
 @pytest.mark.parametrize("kind", REDIS_KINDS)
 @in_loop
 async def test_a_replica_is_refused_and_a_master_that_becomes_one_is_unavailable(start: Starter, kind: Kind) -> None:
-    """``READONLY`` passes by itself, since a master may come back: whoever asks in the meantime is told in five seconds."""
+    """``READONLY`` may pass by itself, since a master may come back; meanwhile calls end in five seconds."""
     master, server = start.server(kind), start.server(kind)
     async with Work(RedisStorage(server.url)) as work:
         assert await work.queue.enqueue_and_wait("before", 1) == 2
@@ -151,7 +151,7 @@ async def test_a_replica_is_refused_and_a_master_that_becomes_one_is_unavailable
 
         error = await refused(RedisStorage(server.url))
         begun = time.monotonic()
-        with pytest.raises(StorageUnavailableError, match="(?i)read.?only"):
+        with pytest.raises(StorageUnavailableError, match=r"(?i)read.?only"):
             await work.queue.enqueue("during", 1)
 
         assert (error.code, "replica" in str(error)) == ("MISCONFIGURED", True)

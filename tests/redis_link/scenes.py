@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any
 from jobq.errors import StorageError, StorageUnavailableError
 from jobq.storage.redis.servers import Servers
 from jobq.storage.redis.settings import Settings
+from tests.servers.waiting import wait_for
 
 PATIENCE = 15.0
 """Seconds after which something that should happen counts as never happening, also on a busy machine."""
@@ -54,7 +54,7 @@ async def connected(url: str, time_limit: float = 5.0, **options: Any) -> AsyncI
 
 
 async def comes_true(look: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Look until it is so, letting others run in between."""
+    """Look until it is so, letting others run in between. For what this loop itself brings about in a moment."""
     give_up_at = time.monotonic() + PATIENCE
     while True:
         seen = look()
@@ -62,6 +62,11 @@ async def comes_true(look: Callable[[], bool | Awaitable[bool]]) -> None:
             return
         assert time.monotonic() < give_up_at, "it never came true"
         await asyncio.sleep(0)
+
+
+async def server_shows(look: Callable[[], bool]) -> None:
+    """Look at a server until it is so, from another thread."""
+    await asyncio.to_thread(wait_for, look, "such state of the server", PATIENCE)
 
 
 async def answers(servers: Servers, key: str = "k", within: float = PATIENCE) -> float:
@@ -85,7 +90,6 @@ async def outcome(call: Awaitable[Any]) -> Any:
 
 def _sockets() -> set[str]:
     """Return the open sockets of this process, by their own numbers."""
-    gc.collect()  # What nobody holds any more would warn here, and warnings are errors.
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
         try:

@@ -9,7 +9,7 @@ import pytest
 from jobq.errors import StorageError, StorageUnavailableError
 from jobq.storage.redis.servers import Servers
 from tests.engine.scenes import in_loop
-from tests.redis_link.scenes import Ear, comes_true, connected
+from tests.redis_link.scenes import Ear, comes_true, connected, server_shows
 from tests.servers.fixtures import Starter
 from tests.servers.server import Server
 
@@ -95,7 +95,7 @@ async def test_a_connection_that_died_silently_is_noticed(valkey_server: Server,
         await servers.subscribe("k", "news", ear, missed)
         proxy.drop_reply("PING", when=lambda words: len(words) == 1)
         ever = proxy.connections_ever
-        await comes_true(lambda: proxy.connections_ever > ever)
+        await server_shows(lambda: proxy.connections_ever > ever)
         await missed.hears(1)
 
 

@@ -11,7 +11,7 @@ import pytest
 from jobq.errors import StorageUnavailableError
 from jobq.storage.redis.servers import Servers
 from tests.engine.scenes import in_loop
-from tests.redis_link.scenes import Ear, answers, comes_true, connected, outcome
+from tests.redis_link.scenes import Ear, answers, connected, outcome, server_shows
 from tests.servers.cluster import Cluster
 
 pytestmark = pytest.mark.slow
@@ -106,7 +106,7 @@ async def test_a_promoted_replica_is_found(own_cluster: Cluster) -> None:
         await missed.hears(1)
 
         new.kill()
-        await comes_true(lambda: first.is_master)
+        await server_shows(lambda: first.is_master)
         assert await _writes(servers, key) < 2.5
         await missed.hears(2)
         await servers.call(key, ("SPUBLISH", f"{key}news", "still here"))

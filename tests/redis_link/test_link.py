@@ -10,7 +10,7 @@ import pytest
 
 from jobq.errors import StorageError, StorageUnavailableError
 from tests.engine.scenes import in_loop
-from tests.redis_link.scenes import Ear, answers, comes_true, connected, outcome
+from tests.redis_link.scenes import Ear, answers, connected, outcome, server_shows
 from tests.servers.fixtures import Starter
 from tests.servers.server import Server
 
@@ -94,7 +94,7 @@ async def test_a_lost_connection_fails_what_is_in_flight_at_once_and_is_made_aga
         servers.report_outages(lost, back)
         number = await servers.call("k", ("CLIENT", "ID"))
         blocked = [asyncio.ensure_future(outcome(servers.call("k", ("BLPOP", "never", 0)))) for _ in range(3)]
-        await comes_true(lambda: "flags=b" in _client(either_server, number))
+        await server_shows(lambda: "flags=b" in _client(either_server, number))
         begun = time.monotonic()
 
         either_server.command("CLIENT", "KILL", "ID", number)

@@ -12,7 +12,7 @@ from jobq.errors import StorageUnavailableError
 from jobq.storage.redis import markers
 from jobq.storage.redis.servers import Servers
 from tests.engine.scenes import in_loop
-from tests.redis_link.scenes import comes_true, connected
+from tests.redis_link.scenes import comes_true, connected, server_shows
 from tests.servers.fixtures import Starter
 from tests.servers.server import Server
 
@@ -34,7 +34,7 @@ async def test_a_marker_wakes_one_who_waits_for_it(either_server: Server, key_pr
 @in_loop
 async def test_who_comes_later_waits_at_once_and_on_the_same_connection(either_server: Server, key_prefix: str) -> None:
     """A further list joins the blocking read that is on its way."""
-    keys = [f"{key_prefix}{{q{number}}}:wake" for number in range(20)]
+    keys = [f"{key_prefix}{{q{number}}}:wake" for number in range(8)]
     async with connected(either_server.url) as servers:
         waiting: list[asyncio.Future[bool]] = []
         for key in keys:
@@ -136,7 +136,7 @@ async def test_a_marker_that_comes_when_nobody_waits_any_more_is_given_back(
 @in_loop
 async def test_closing_loses_no_marker(either_server: Server, key_prefix: str) -> None:
     """The read is ended, not hung up on, so what it pops at this moment comes back."""
-    keys = [f"{key_prefix}{{q{number}}}:wake" for number in range(20)]
+    keys = [f"{key_prefix}{{q{number}}}:wake" for number in range(6)]
     async with connected(either_server.url) as watcher:
         for key in keys:
             async with connected(either_server.url) as servers:
@@ -246,7 +246,7 @@ async def test_a_list_of_another_type_makes_workers_look_by_themselves(either_se
 
 async def _blocks(server: Server) -> None:
     """Wait until a blocking read is on its way and nothing else is."""
-    await comes_true(lambda: bool(_connections(server, "jobq-markers-", "flags=b")))
+    await server_shows(lambda: bool(_connections(server, "jobq-markers-", "flags=b")))
 
 
 async def _returned(servers: Servers, keys: list[str], count: int) -> None:

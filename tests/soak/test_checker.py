@@ -11,7 +11,7 @@ from soak.checker import Verdict, check, lines_about
 from soak.plan import Plan
 from soak.work import Manner, manner_of
 
-PLAN = Plan("file", minutes=0.01, jobs=40, seed=7)
+PLAN = Plan("file", minutes=0.01, jobs=100, seed=7)
 """So short that nothing has to be seen a number of times."""
 SECOND = 1_000_000
 PLAIN = next(n for n in range(PLAN.jobs) if manner_of(PLAN, n) is Manner.PLAIN)

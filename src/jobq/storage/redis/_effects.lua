@@ -15,9 +15,14 @@ local function member(id, record)
   return struct.pack('>I8', record[PLACE]) .. id
 end
 
--- Ends a job; its record expires after `ttl` µs, and lingers a little longer.
+-- The ms at which a duration that begins now is over: not before it, and at once if it is none.
+local function expiry(ttl)
+  return ttl > 0 and math.ceil(wall / 1000) + ttl or now
+end
+
+-- Ends a job; its record expires after `ttl` ms, and lingers a little longer.
 local function finish(id, record, state, outcome, ttl)
-  record[STATE], record[TERM], record[FINISHED] = state, wall + ttl, wall
+  record[STATE], record[TERM], record[FINISHED] = state, expiry(ttl), now
   record[HAS_OUTCOME], record[OUTCOME] = outcome and 1 or 0, outcome or ''
   record[CANCEL_ASKED] = 0
   if state ~= FAILED then
@@ -37,7 +42,7 @@ end
 
 -- Tells every watch of the queue.
 local function announce(kind, id, record)
-  redis.call(publish, stem .. 'events', cmsgpack.pack({kind, id, record[GENERATION], record[ATTEMPTS]}))
+  redis.call(publish, KEYS[2], cmsgpack.pack({kind, id, record[GENERATION], record[ATTEMPTS]}))
 end
 
 -- Tells those who asked for these jobs: one message to each address, with its secret and all its news.
@@ -80,7 +85,7 @@ local function apply()
     local raw, key = encode(record), stem .. 'j:' .. id
     raws[id] = raw
     if ended(record) then
-      local left = math.ceil((record[TERM] + LINGER - wall) / 1000)
+      local left = record[TERM] + LINGER / 1000 - now
       redis.call('SET', key, raw, 'PX', left > 0 and string.format('%.0f', left) or 1)
     else
       push(lasting, key, raw)

@@ -1,13 +1,13 @@
 -- Lapsing: what becomes of jobs whose worker was silent for too long.
 --
--- <stem>leases  ZSET of "<token><id>" by the steady instant in µs at which the lease lapses; a token is 14 bytes
+-- <stem>leases  ZSET of "<token><id>" by the steady ms at which the lease lapses; a token is 13 bytes
 
 -- After the clock has jumped back, no lease may last longer than it is long.
 local function set_back()
   local leases = redis.call('ZRANGE', stem .. 'leases', 0, -1, 'WITHSCORES')
   for i = 1, #leases, 2 do
-    local fine, record = pcall(decode, redis.call('GET', stem .. 'j:' .. string.sub(leases[i], 15)) or '')
-    local lapse = steady + (fine and record[STATE] == PROCESSING and record[TERM] or 0)
+    local fine, record = pcall(decode, redis.call('GET', stem .. 'j:' .. string.sub(leases[i], 14)) or '')
+    local lapse = steady_now + (fine and record[STATE] == PROCESSING and record[TERM] or 0)
     if tonumber(leases[i + 1]) > lapse then
       redis.call('ZADD', stem .. 'leases', string.format('%.0f', lapse), leases[i])
     end
@@ -16,9 +16,9 @@ local function set_back()
 end
 
 local function end_lapsed(lease)
-  local id = string.sub(lease, 15)
+  local id = string.sub(lease, 14)
   local record = load(id)
-  if not record or record[TOKEN] ~= string.sub(lease, 1, 14) then
+  if not record or record[TOKEN] ~= string.sub(lease, 1, 13) then
     push(leases_out, lease) -- A lease without its job.
     return
   end
@@ -39,13 +39,13 @@ local function rescue(limit)
   if steady < looked then
     set_back()
   end
-  local lapsed = redis.call('ZRANGE', stem .. 'leases', '-inf', string.format('%.0f', steady), 'BYSCORE', 'LIMIT', 0, limit)
+  local lapsed = redis.call('ZRANGE', stem .. 'leases', '-inf', string.format('%.0f', steady_now), 'BYSCORE', 'LIMIT', 0, limit)
   if #lapsed == 0 then
     return {}
   end
   local ids = {}
   for i, lease in ipairs(lapsed) do
-    ids[i] = string.sub(lease, 15)
+    ids[i] = string.sub(lease, 14)
   end
   fetch(ids)
   local rescued = {}

@@ -5,7 +5,7 @@ local function mend(id, record)
   if state == PROCESSING then
     local lease = record[TOKEN] .. id
     if not redis.call('ZSCORE', stem .. 'leases', lease) then
-      push(leases_in, string.format('%.0f', steady + record[TERM]), lease)
+      push(leases_in, string.format('%.0f', steady_now + record[TERM]), lease)
     end
   elseif waiting(record) then
     if record[TERM] > 0 then

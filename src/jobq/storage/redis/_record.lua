@@ -1,6 +1,7 @@
 -- What every script begins with: its clock, and the record of a job.
 --
 -- KEYS[1]  the stem of the queue's keys, "<prefix>{<name>}:"; it is no key itself, and all keys share its slot
+-- KEYS[2]  the channel of its events: no key either, but it is checked like one
 -- ARGV[1]  wall clock in µs, ARGV[2] steady clock in µs; both empty: the server's own clock, which is the rule
 -- ARGV[3]  PUBLISH, or SPUBLISH in a Cluster; a verb's own arguments follow
 
@@ -13,6 +14,7 @@ if ARGV[1] == '' then
 else
   wall, steady = tonumber(ARGV[1]), tonumber(ARGV[2])
 end
+local now, steady_now = math.floor(wall / 1000), math.floor(steady / 1000) -- ms, as records and durations are
 
 -- A record is a packed string under "<stem>j:<id>". Names in capitals are put in by scripts.py; records.py says what the fields
 -- are and how they are packed. (As local variables of Lua they would be bound anew by each function at each call, which
@@ -69,7 +71,7 @@ local function ended(record)
 end
 
 local function absent(record)
-  return ended(record) and record[TERM] <= wall
+  return ended(record) and record[TERM] <= now
 end
 
 -- The requests that this record has answered within the last LINGER: {nonce or token, answer, when}.

@@ -1,8 +1,8 @@
 -- Waiting: the order of jobs that are ready, the times of those that are not, and the marker that wakes a sleeper.
 --
 -- <stem>ready  ZSET of "<place><id>" by -priority; a place is 8 bytes, so equals are in the order of their places
--- <stem>later  ZSET of the same by due time in µs
--- <stem>seq    HASH: count (places and tokens), longest (µs that a worker may sleep), looked (steady clock), format
+-- <stem>later  ZSET of the same by due time in ms
+-- <stem>seq    HASH: count (places and tokens), longest (ms that a worker may sleep), looked (steady clock), format
 
 local seq = redis.call('HMGET', stem .. 'seq', 'count', 'longest', 'looked', 'format')
 if seq[4] and seq[4] ~= '1' then
@@ -34,7 +34,7 @@ end
 local function next_in()
   local due = redis.call('ZRANGE', stem .. 'later', 0, 0, 'WITHSCORES')[2]
   local lapse = redis.call('ZRANGE', stem .. 'leases', 0, 0, 'WITHSCORES')[2]
-  due, lapse = due and due - wall, lapse and lapse - steady
+  due, lapse = due and due * 1000 - wall, lapse and lapse * 1000 - steady
   if due and lapse then
     return math.max(0, math.min(due, lapse))
   end
@@ -43,13 +43,13 @@ end
 
 local earliest -- What `next_in` told, or math.huge; looked up when it is first needed.
 
--- Wakes a sleeper if none will be awake when `delay` µs have passed. Whoever sleeps wakes after `longest` at the latest, and
+-- Wakes a sleeper if none will be awake when `delay` ms have passed. Whoever sleeps wakes after `longest` at the latest, and
 -- whoever knows of something earlier will find this as well.
 local function wake_if_earlier(delay)
   if delay < longest then
     earliest = earliest or next_in() or math.huge
-    wake = wake or delay < earliest
-    earliest = math.min(earliest, delay)
+    wake = wake or delay * 1000 < earliest
+    earliest = math.min(earliest, delay * 1000)
   end
 end
 
@@ -59,8 +59,8 @@ end
 
 local function enqueue(id, record, delay)
   if delay > 0 then
-    record[PLACE], record[TERM] = count(), wall + delay
-    push(later_in, string.format('%.0f', wall + delay), member(id, record))
+    record[PLACE], record[TERM] = count(), expiry(delay)
+    push(later_in, string.format('%.0f', record[TERM]), member(id, record))
     changed[id] = record
     wake_if_earlier(delay)
   else

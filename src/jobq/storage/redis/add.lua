@@ -2,7 +2,7 @@
 -- add: absent -> queued
 -- uses: record, effects, waiting, mending
 --
--- ARGV[4…] six for each job: id, nonce, delay in µs, -priority, reply address or '', the record from STATE on, as records.tail packs it
+-- ARGV[4…] six for each job: id, nonce, delay in ms, -priority, reply address or '', the record from STATE on, as records.tail packs it
 -- returns  for each job: '' accepted; the record that holds the id; or {message} if that cannot be read
 -- again    the nonce of an accepted add is the record's generation, or remembered by the record that replaced it
 
@@ -38,10 +38,11 @@ local function add(id, nonce, delay, priority, reply_to, tail)
     recent = held[RECENT]
   end
   local place = count()
-  local raw = struct.pack('>BI8I8I8', 1, wall, place, delay > 0 and wall + delay or 0) .. tail
+  local due = delay > 0 and expiry(delay) or 0
+  local raw = struct.pack('>BI6I8I6', 1, now, place, due) .. tail
   local entry = struct.pack('>I8', place) .. id
   if delay > 0 then
-    push(later_in, string.format('%.0f', wall + delay), entry)
+    push(later_in, string.format('%.0f', due), entry)
     wake_if_earlier(delay)
   else
     push(ready_in, priority, entry)

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=no-writes
 -- census: the states of many jobs
 -- uses: record
 --

@@ -8,9 +8,9 @@
 local key = stem .. 'check'
 local commands = {
   {'GET', key}, {'SET', key, '1', 'PX', '1000'}, {'MSET', key, '1'}, {'MGET', key}, {'DEL', key}, {'EXISTS', key},
-  {'HSET', key, 'a', '1'}, {'HGET', key, 'a'}, {'HMGET', key, 'a'}, {'DEL', key},
+  {'HSET', key, 'a', '1'}, {'HMGET', key, 'a'}, {'PEXPIRE', key, '1000'}, {'DEL', key},
   {'ZADD', key, '1', 'a'}, {'ZRANGE', key, '0', '0'}, {'ZSCORE', key, 'a'}, {'ZCARD', key}, {'ZREM', key, 'a'},
-  {'LPUSH', key, '1'}, {'DEL', key}, {publish, stem .. 'events', ''},
+  {'LPUSH', key, '1'}, {'DEL', key}, {publish, KEYS[2], ''},
 }
 for _, command in ipairs(commands) do
   local answer = redis.pcall(unpack(command))

@@ -2,7 +2,7 @@
 -- claim: queued, failing -> processing; lapsed leases end as in rescue
 -- uses: record, effects, waiting, lapsing
 --
--- ARGV[4] worker label, ARGV[5] lease in µs, ARGV[6] limit, ARGV[7] session, ARGV[8] nonce, ARGV[9] random part of tokens, 6 bytes
+-- ARGV[4] worker label, ARGV[5] lease in ms, ARGV[6] limit, ARGV[7] session, ARGV[8] nonce, ARGV[9] random part of tokens, 6 bytes
 -- returns  {µs until the next event or -1, {id, record, …}, {{id, generation, state, attempts}, …}}
 -- again    "<stem>claims:<session>" keeps the last request that took something, with what it took, for LINGER
 -- <stem>wake is pushed again while work is left: one worker wakes the next, so that an add wakes no herd
@@ -26,7 +26,7 @@ local function still_standing(claims)
 end
 
 local function promote()
-  local due = redis.call('ZRANGE', stem .. 'later', '-inf', string.format('%.0f', wall), 'BYSCORE', 'WITHSCORES',
+  local due = redis.call('ZRANGE', stem .. 'later', '-inf', string.format('%.0f', now), 'BYSCORE', 'WITHSCORES',
     'LIMIT', 0, limit + 100)
   if #due == 0 then
     return
@@ -41,14 +41,14 @@ local function promote()
     local fine, record = pcall(load, id)
     later_out[#later_out + 1] = due[i]
     if fine and record and waiting(record) and record[TERM] > 0 and member(id, record) == due[i] then
-      last = math.max(record[TERM], last + 1)
+      last = math.max(record[TERM] * 1000, last + 1)
       make_ready(id, record, last)
     end
   end
   apply()
 end
 
-local taken, answer, sets, leases, lapse = {}, {}, {}, {}, string.format('%.0f', steady + lease)
+local taken, answer, sets, leases, lapse = {}, {}, {}, {}, string.format('%.0f', steady_now + lease)
 
 -- Takes one job. Every job comes this way, so only the head of the record is read, and the rest of it copied.
 local function take(entry, id, raw)
@@ -57,9 +57,9 @@ local function take(entry, id, raw)
   if format ~= 1 or due > 0 or (state ~= QUEUED and state ~= FAILING) or struct.pack('>I8', place) .. id ~= entry then
     return -- An entry without its job.
   end
-  local token = struct.pack('>I8', count()) .. random
-  raw = struct.pack(HEAD, 1, created, place, lease, PROCESSING, 0, as, has, priority, attempts + 1, most, ttl, wall,
-    finished, 14, token, #worker, worker) .. string.sub(raw, rest)
+  local token = struct.pack('>I7', count()) .. random
+  raw = struct.pack(HEAD, 1, created, place, lease, PROCESSING, 0, as, has, priority, attempts + 1, most, ttl, now,
+    finished, 13, token, #worker, worker) .. string.sub(raw, rest)
   push(sets, stem .. 'j:' .. id, raw)
   push(leases, lapse, token .. id)
   push(taken, id, token)

@@ -2,7 +2,7 @@
 -- extend: processing -> processing
 -- uses: record, effects
 --
--- ARGV[4] lease in µs; ARGV[5…] two for each claim: id, token
+-- ARGV[4] lease in ms; ARGV[5…] two for each claim: id, token
 -- returns  for each claim: 0 lost, 1 held, 2 held and a cancel was asked for; or {message} if the record cannot be read
 -- again    a deadline only moves forward, so twice is once
 
@@ -17,7 +17,7 @@ local function extend(id, token)
   if not record or token == '' or record[TOKEN] ~= token then
     return 0
   end
-  push(leases_in, string.format('%.0f', steady + lease), token .. id)
+  push(leases_in, string.format('%.0f', steady_now + lease), token .. id)
   if record[TERM] ~= lease then
     record[TERM] = lease
     changed[id] = record

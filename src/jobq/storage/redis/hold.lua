@@ -2,7 +2,7 @@
 -- hold: takes or renews a lock
 -- uses: record
 --
--- ARGV[4] name, ARGV[5] owner, ARGV[6] ttl in µs
+-- ARGV[4] name, ARGV[5] owner, ARGV[6] ttl in ms
 -- returns  1 held, 0 while another owner holds it
 -- again    the owner's own lock is renewed
 
@@ -10,10 +10,10 @@ local key = stem .. 'lock:' .. ARGV[4]
 local held = redis.call('GET', key)
 if held then
   local owner, lapses = string.match(held, '^(.*) (%d+)$')
-  if owner ~= ARGV[5] and tonumber(lapses) > steady then
+  if owner ~= ARGV[5] and tonumber(lapses) > steady_now then
     return 0
   end
 end
 local ttl = tonumber(ARGV[6])
-redis.call('SET', key, ARGV[5] .. string.format(' %.0f', steady + ttl), 'PX', math.max(1, math.ceil(ttl / 1000)))
+redis.call('SET', key, ARGV[5] .. string.format(' %.0f', steady_now + ttl), 'PX', string.format('%.0f', math.max(1, ttl)))
 return 1

@@ -31,6 +31,7 @@ from jobq.storage.redis.records import (
     corrupt,
     decode,
     micro,
+    milli,
     tail,
     token_bytes,
 )
@@ -52,6 +53,8 @@ class Commands(Protocol):
 
     async def unsubscribe(self, channel: str) -> None: ...
 
+    def events(self, stem: str) -> str: ...
+
     async def wait_for_marker(self, key: str, timeout: float) -> bool: ...
 
 
@@ -64,6 +67,7 @@ class RedisNamespace:
         self._clock = clock
         self._counts_time = counts_time
         """Whether the clock is the test's, and the server is told its time."""
+        self._events = commands.events(stem)
         self._longest_sleep = 0.0
         self._watches: list[RedisWatch] = []
         self._subscribing = asyncio.Lock()
@@ -71,13 +75,13 @@ class RedisNamespace:
     async def add(self, jobs: Sequence[NewJob]) -> Sequence[AddAnswer]:
         arguments: list[Part] = []
         for job in jobs:
-            arguments += (job.id, job.nonce, micro(job.delay), -job.priority, job.reply_to or "", tail(job))
+            arguments += (job.id, job.nonce, milli(job.delay), -job.priority, job.reply_to or "", tail(job))
         answers = await self._run("add", arguments)
         return [self._snapshot(job.id, answer) for job, answer in zip(jobs, answers, strict=True)]
 
     async def claim(self, worker_id: str, lease: float, limit: int, nonce: str) -> Claimed:
         session, _, number = nonce.rpartition(".")
-        arguments = (worker_id, micro(lease), limit, session, number, self._clock.random_bytes(6))
+        arguments = (worker_id, milli(lease), limit, session, number, self._clock.random_bytes(6))
         next_in, taken, rescued = await self._run("claim", arguments)
         claims = []
         for id, raw in zip(taken[::2], taken[1::2], strict=True):
@@ -85,7 +89,7 @@ class RedisNamespace:
         return Claimed(claims, _rescued(rescued), _seconds(next_in))
 
     async def extend(self, claims: Sequence[tuple[str, str]], lease: float) -> Sequence[HeldAnswer]:
-        arguments: list[Part] = [micro(lease)]
+        arguments: list[Part] = [milli(lease)]
         for id, token in claims:
             arguments += (id, token_bytes(token))
         answers = await self._run("extend", arguments)
@@ -98,7 +102,7 @@ class RedisNamespace:
         arguments: list[Part] = []
         for one in settlements:
             outcome = one.result if one.state is State.COMPLETED else one.error
-            arguments += (one.id, token_bytes(one.token), NUMBERS[one.state], micro(one.ttl), micro(one.delay))
+            arguments += (one.id, token_bytes(one.token), NUMBERS[one.state], milli(one.ttl), milli(one.delay))
             arguments += (int(outcome is not None), outcome or b"")
         answers = await self._run("settle", arguments)
         return [
@@ -113,7 +117,7 @@ class RedisNamespace:
         return self._state(id, await self._run("revive", (id, nonce)))
 
     async def retain(self, id: str, ttl: float, nonce: str) -> State | None:
-        return self._state(id, await self._run("retain", (id, nonce, micro(ttl))))
+        return self._state(id, await self._run("retain", (id, nonce, milli(ttl))))
 
     async def rescue(self, limit: int) -> Rescue:
         next_in, rescued = await self._run("rescue", (limit,))
@@ -136,7 +140,7 @@ class RedisNamespace:
 
     async def wait_for_work(self, timeout: float) -> None:
         if timeout > self._longest_sleep:
-            next_in = _seconds(await self._run("rest", (micro(timeout),)))
+            next_in = _seconds(await self._run("rest", (milli(timeout),)))
             self._longest_sleep = timeout
             timeout = timeout if next_in is None else min(timeout, next_in)
         await self._commands.wait_for_marker(f"{self._stem}wake", timeout)
@@ -147,12 +151,14 @@ class RedisNamespace:
         async with self._subscribing:
             await self._commands.subscribe(self._stem, self._reply_channel(watch), watch.receive_reply, _ignore)
             if not self._watches:
-                await self._commands.subscribe(self._stem, f"{self._stem}events", self._receive_event, _ignore)
+                await self._commands.subscribe(
+                    self._stem, self._commands.events(self._stem), self._receive_event, _ignore
+                )
             self._watches.append(watch)
         return watch
 
     async def hold(self, name: str, owner: str, ttl: float) -> bool:
-        return bool(await self._run("hold", (name, owner, micro(ttl))))
+        return bool(await self._run("hold", (name, owner, milli(ttl))))
 
     async def release(self, name: str, owner: str) -> None:
         await self._run("release", (name, owner))
@@ -234,7 +240,7 @@ class RedisNamespace:
             self._watches.remove(watch)
             await self._commands.unsubscribe(self._reply_channel(watch))
             if not self._watches:
-                await self._commands.unsubscribe(f"{self._stem}events")
+                await self._commands.unsubscribe(self._events)
 
 
 def text(data: bytes) -> str:

@@ -12,7 +12,7 @@ end
 fetch(ids)
 for _, id in ipairs(ids) do
   local fine, record = pcall(load, id)
-  if fine and record and ended(record) and record[TERM] + LINGER <= wall then
+  if fine and record and ended(record) and record[TERM] + LINGER / 1000 <= now then
     removed = removed + redis.call('DEL', stem .. 'j:' .. id)
   end
 end

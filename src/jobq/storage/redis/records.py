@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import NamedTuple
 
@@ -19,20 +20,21 @@ HINT_KINDS = {1: HintKind.SETTLED, 2: HintKind.CANCELLED, 3: HintKind.RESCUED, 4
 SETTLED_ANSWERS = {20: Settled.LOST, 21: Settled.APPLIED, 22: Settled.CANCELLED}
 """What scripts answer and publish instead of words."""
 
-HEAD = ">BI8I8I8BBBBhI4I4I8I8I8Bc0Bc0"
-"""How Lua's struct packs a record: its fixed fields, and the texts, each behind its length. This is what a claim changes."""
+HEAD = ">BI6I8I6BBBBhI4I4I6I6I6Bc0Bc0"
+"""How Lua's struct packs what a claim changes: the fixed fields, and two texts, each behind its length."""
 LAYOUT = HEAD + "Bc0Bc0I2c0I2c0I4c0"
-"""The whole of it; the payload follows."""
-_FIXED = struct.Struct(">BQQQBBBBhIIQQQ")
-_TAIL = struct.Struct(">BBBBhIIQQQ")
+"""The whole record; the payload follows."""
+_FIXED = struct.Struct(">BHIQHIBBBBhIIHIHIHI")
+_TAIL = struct.Struct(">BBBBhIIHIHIHI")
 _LENGTHS = (1, 1, 1, 1, 2, 2, 4)
-_TOKEN = struct.Struct(">Q6s")
+_TOKEN = struct.Struct(">BHI6s")
 TOKEN_SIZE = _TOKEN.size
+_MILLI = 1e3
 _MICRO = 1e6
 
 
 class Record(NamedTuple):
-    """One record; instants are µs since 1970, durations are µs, and 0 is what is not set."""
+    """One record; instants are ms since 1970, durations are ms, and 0 is what is not set."""
 
     format: int
     created: int
@@ -72,8 +74,8 @@ class Record(NamedTuple):
             self.payload,
             self.attempts,
             self.max_attempts,
-            self.created / _MICRO,
-            self.result_ttl / _MICRO,
+            self.created / _MILLI,
+            self.result_ttl / _MILLI,
         )
 
     def snapshot(self, id: str) -> Snapshot:
@@ -86,13 +88,13 @@ class Record(NamedTuple):
             state,
             self.attempts,
             self.max_attempts,
-            self.created / _MICRO,
-            (self.term if state.waiting and self.term else self.place) / _MICRO,
-            self.result_ttl / _MICRO,
+            self.created / _MILLI,
+            self.term / _MILLI if state.waiting and self.term else self.place / _MICRO,
+            self.result_ttl / _MILLI,
             self.priority,
-            self.started / _MICRO if self.started else None,
-            self.finished / _MICRO if self.finished else None,
-            self.term / _MICRO if state.terminal else None,
+            self.started / _MILLI if self.started else None,
+            self.finished / _MILLI if self.finished else None,
+            self.term / _MILLI if state.terminal else None,
             outcome if completed else None,
             None if completed else outcome,
             self.worker.decode() or None,
@@ -107,9 +109,9 @@ def decode(id: str, raw: bytes) -> Record:
         StorageCorruptError: it is damaged, or written by a newer version.
     """
     try:
-        fixed = _FIXED.unpack_from(raw)
-        if fixed[0] != FORMAT or not 1 <= fixed[4] <= len(STATES):
-            raise ValueError(f"it has the format {fixed[0]} and the state {fixed[4]}")
+        numbers = _numbers(raw)
+        if numbers[0] != FORMAT or not 1 <= numbers[4] <= len(STATES):
+            raise ValueError(f"it has the format {numbers[0]} and the state {numbers[4]}")
         texts, at = [], _FIXED.size
         for size in _LENGTHS:
             start = at + size
@@ -117,12 +119,21 @@ def decode(id: str, raw: bytes) -> Record:
             texts.append(raw[start:at])
         if at > len(raw):
             raise ValueError("its end is missing")
-        record = Record._make((*fixed, *texts, raw[at:]))
+        record = Record._make((*numbers, *texts, raw[at:]))
         record.generation.decode()
         record.worker.decode()
         return record
     except (struct.error, ValueError) as error:
         raise corrupt(id, str(error)) from None
+
+
+def _numbers(raw: bytes) -> tuple[int, ...]:
+    """Read the fixed fields; a number of 6 bytes is read as one of 2 and one of 4."""
+    form, created2, created, place, term2, term, *rest, ttl2, ttl, started2, started, finished2, finished = (
+        _FIXED.unpack_from(raw)
+    )
+    instants = (ttl2 << 32 | ttl, started2 << 32 | started, finished2 << 32 | finished)
+    return (form, created2 << 32 | created, place, term2 << 32 | term, *rest, *instants)
 
 
 def corrupt(id: str, problem: str) -> StorageCorruptError:
@@ -136,26 +147,34 @@ def tail(job: NewJob) -> bytes:
     """Pack a new job's record from its state on; what comes before is known to the server alone."""
     generation = job.nonce.encode()
     reply = b"" if job.reply_to is None else job.reply_to.encode() + b" "
-    fixed = _TAIL.pack(NUMBERS[State.QUEUED], 0, 0, 0, job.priority, 0, job.max_attempts, micro(job.result_ttl), 0, 0)
+    ttl = milli(job.result_ttl)
+    numbers = (NUMBERS[State.QUEUED], 0, 0, 0, job.priority, 0, job.max_attempts, ttl >> 32, ttl & 0xFFFFFFFF)
+    fixed = _TAIL.pack(*numbers, 0, 0, 0, 0)
     texts = (b"\0\0", len(generation).to_bytes(1, "big"), generation, b"\0\0\0", len(reply).to_bytes(2, "big"), reply)
     return b"".join((fixed, *texts, b"\0\0\0\0", job.payload))
 
 
 def token_text(token: bytes) -> str:
     """Return the token of a record as the contract writes it."""
-    counter, random = _TOKEN.unpack(token)
-    return f"{counter}-{random.hex()}"
+    high, middle, low, random = _TOKEN.unpack(token)
+    return f"{high << 48 | middle << 32 | low}-{random.hex()}"
 
 
 def token_bytes(text: str) -> bytes:
     """Return a token as records keep it; empty for what can be no token of ours."""
     counter, _, random = text.partition("-")
     try:
-        return _TOKEN.pack(int(counter), bytes.fromhex(random)) if len(random) == 12 else b""
-    except (ValueError, struct.error):
+        number = int(counter)
+        return number.to_bytes(7, "big") + bytes.fromhex(random) if len(random) == 12 else b""
+    except (ValueError, OverflowError):
         return b""
 
 
+def milli(seconds: float) -> int:
+    """Return a duration in ms, at least as long as it is."""
+    return math.ceil(round(seconds * _MICRO) / _MICRO * _MILLI)
+
+
 def micro(seconds: float) -> int:
-    """Seconds in µs, which is as exact as Redis tells its time."""
+    """Return an instant in µs, as Redis tells its time."""
     return round(seconds * _MICRO)

@@ -9,4 +9,4 @@
 local rescued = rescue(tonumber(ARGV[4]))
 save_count()
 local lapse = redis.call('ZRANGE', stem .. 'leases', 0, 0, 'WITHSCORES')[2]
-return {lapse and math.max(0, lapse - steady) or -1, rescued}
+return {lapse and math.max(0, lapse * 1000 - steady) or -1, rescued}

@@ -2,7 +2,7 @@
 -- rest: says for how long a worker of this queue may sleep, at the longest, so that earlier events wake it
 -- uses: record, effects, waiting
 --
--- ARGV[4] µs
+-- ARGV[4] ms
 -- returns  µs until the next event that is known already, or -1
 -- again    the longest stays the longest
 

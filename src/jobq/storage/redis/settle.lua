@@ -2,7 +2,7 @@
 -- settle: processing -> completed, failed, failing, queued; cancelled where that was asked for
 -- uses: record, effects, waiting
 --
--- ARGV[4…] seven for each claim: id, token, state (number), ttl in µs, delay in µs, '1' if it has a result or an error, that
+-- ARGV[4…] seven for each claim: id, token, state (number), ttl in ms, delay in ms, '1' if it has a result or an error, that
 -- returns  for each claim: SETTLED_LOST, SETTLED_APPLIED or SETTLED_CANCELLED; or {message} if the record cannot be read
 -- again    the record keeps the token that settled it last, and what was answered
 

@@ -11,9 +11,10 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from jobq.checks import shown
+from jobq.checks import check_seconds, shown
 from jobq.clock import Clock
 from jobq.errors import ConfigError
 from jobq.storage.connection import Connection
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
 _PREFIX = re.compile(r"[^{}\s\x00-\x1f\x7f]{1,128}")
-_OPERATION_LIMIT = 5.0
 
 
 class RedisStorage(Connection):
@@ -43,6 +43,7 @@ class RedisStorage(Connection):
         key_prefix: what the names of all keys begin with; without braces.
         client: a `redis.asyncio.Redis` or `RedisCluster` whose settings are used instead of ``url``, and never its
             connections.
+        operation_timeout: seconds after which a server that does not answer counts as lost.
         allow_eviction: whether to accept a server that may remove jobs when its memory is full.
         clock: replaces the server's clock, in tests.
     """
@@ -53,6 +54,7 @@ class RedisStorage(Connection):
         *,
         key_prefix: str = "jobq:",
         client: Redis | RedisCluster | None = None,
+        operation_timeout: float | timedelta = 5.0,
         allow_eviction: bool = False,
         clock: Clock | None = None,
     ) -> None:
@@ -67,7 +69,9 @@ class RedisStorage(Connection):
             settings = Settings.from_url("redis://localhost:6379/0" if url is None else url)
         control = f"{key_prefix}control:{os.urandom(8).hex()}"
         self._cluster = settings.target.mode == "cluster"
-        self._use(Servers(settings, _OPERATION_LIMIT, control=control), key_prefix, clock)
+        self._database = settings.target.database
+        time_limit = check_seconds("operation_timeout", operation_timeout, zero=False)
+        self._use(Servers(settings, time_limit, control=control), key_prefix, clock)
         self._allow_eviction = allow_eviction
 
     def _use(self, servers: Servers, key_prefix: str, clock: Clock | None) -> None:
@@ -93,7 +97,7 @@ class RedisStorage(Connection):
     def twin(self) -> RedisStorage:
         twin = RedisStorage.__new__(RedisStorage)
         Connection.__init__(twin)
-        twin._cluster = self._cluster
+        twin._cluster, twin._database = self._cluster, self._database
         twin._use(self._servers.twin(), self._key_prefix, self._given_clock)
         twin._allow_eviction = True  # It was looked at already.
         return twin
@@ -118,6 +122,10 @@ class RedisStorage(Connection):
         self.check_usable(asyncio.get_running_loop())
         await self._servers.subscribe(slot_key, channel, receive, missed)
 
+    def events(self, stem: str) -> str:
+        """Return the channel of a queue's events: one for each database, since channels know no databases."""
+        return f"{stem}events:{self._database}" if self._database else f"{stem}events"
+
     async def unsubscribe(self, channel: str) -> None:
         await self._servers.unsubscribe(channel)
 
@@ -127,7 +135,7 @@ class RedisStorage(Connection):
 
     async def _run(self, slot_key: str, verb: str, times: tuple[Part, Part], arguments: Sequence[Part]) -> Any:
         one = script(verb)
-        rest = (1, slot_key, *times, self._publish, *arguments)
+        rest = (2, slot_key, self.events(slot_key), *times, self._publish, *arguments)
         try:
             return await self._servers.call(slot_key, ("EVALSHA", one.digest, *rest))
         except NoScript:
@@ -144,6 +152,7 @@ class RedisStorage(Connection):
             info = await self._servers.call(stem, ("INFO",))
             refuse_unfit(address, info, allow_eviction=self._allow_eviction, cluster=self._cluster)
             refuse_forbidden(address, await self._run(stem, "check", ("", ""), ()))
+            await self._servers.call(stem, ("BLPOP", f"{stem}check", 0.01))  # Scripts cannot try it.
         except BaseException:
             await self._servers.close()
             raise
