@@ -15,7 +15,7 @@ class Nonces:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._prefix = urlsafe_b64encode(clock.random_bytes(9)).decode() + "."
+        self._prefix = urlsafe_b64encode(clock.random_bytes(8)).decode().rstrip("=") + "."
         self._count = 0
 
     def next(self) -> str:

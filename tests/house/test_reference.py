@@ -19,7 +19,7 @@ from tests.house.sources import ROOT
 REFERENCE = (ROOT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
 COMMAND_LINE = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
 NAMED = set(re.findall(r"[A-Za-z_]\w*", " ".join(re.findall(r"`([^`\n]+)`", REFERENCE))))
-CONFIGURED = [jobq.Queue, jobq.Reaper, jobq.LeaderElection, jobq.FileStorage, jobq.MemoryStorage]
+CONFIGURED = [jobq.Queue, jobq.Reaper, jobq.LeaderElection, jobq.FileStorage, jobq.MemoryStorage, jobq.RedisStorage]
 REQUIRED = inspect.Parameter.empty
 
 

@@ -59,7 +59,7 @@ async def test_a_silent_server_is_given_up_at_the_time_limit(start: Starter) -> 
 @in_loop
 async def test_a_server_that_is_loading_is_waited_for(start: Starter) -> None:
     """It reads its data, and will be there in a moment."""
-    slow = ["key-load-delay 2000", "loading-process-events-interval-bytes 1024"]
+    slow = ["key-load-delay 10000", "loading-process-events-interval-bytes 1024", "rdbcompression no"]
     server = start.server("redis", options=slow)
     server.command("EVAL", "for n = 1, 600 do redis.call('SET', n, string.rep('x', 1000)) end", 0)
     server.command("SAVE")
@@ -67,10 +67,12 @@ async def test_a_server_that_is_loading_is_waited_for(start: Starter) -> None:
     starting = asyncio.ensure_future(asyncio.to_thread(server.start))
 
     async def loading() -> bool:
-        return "is loading" in str(await _opening(server.url, 0.1))
+        return "is loading" in str(await _opening(server.url, 0.5))
 
     await comes_true(loading)
-    async with connected(server.url, 10) as servers:
+    ready = asyncio.ensure_future(asyncio.to_thread(server.command, "CONFIG", "SET", "key-load-delay", 0))
+    async with connected(server.url) as servers:
+        await ready
         assert await servers.call("k", ("DBSIZE",)) == 600
     await starting
 

@@ -1,12 +1,12 @@
 -- Lapsing: what becomes of jobs whose worker was silent for too long.
 --
--- <stem>leases  ZSET of "<token><id>" by the steady ms at which the lease lapses; a token is 13 bytes
+-- <stem>leases  ZSET of "<token><id>" by the steady ms at which the lease lapses; a token is 12 bytes
 
 -- After the clock has jumped back, no lease may last longer than it is long.
 local function set_back()
   local leases = redis.call('ZRANGE', stem .. 'leases', 0, -1, 'WITHSCORES')
   for i = 1, #leases, 2 do
-    local fine, record = pcall(decode, redis.call('GET', stem .. 'j:' .. string.sub(leases[i], 14)) or '')
+    local fine, record = pcall(decode, redis.call('GET', stem .. 'j:' .. string.sub(leases[i], 13)) or '')
     local lapse = steady_now + (fine and record[STATE] == PROCESSING and record[TERM] or 0)
     if tonumber(leases[i + 1]) > lapse then
       redis.call('ZADD', stem .. 'leases', string.format('%.0f', lapse), leases[i])
@@ -16,9 +16,9 @@ local function set_back()
 end
 
 local function end_lapsed(lease)
-  local id = string.sub(lease, 14)
+  local id = string.sub(lease, 13)
   local record = load(id)
-  if not record or record[TOKEN] ~= string.sub(lease, 1, 13) then
+  if not record or record[TOKEN] ~= string.sub(lease, 1, 12) then
     push(leases_out, lease) -- A lease without its job.
     return
   end
@@ -45,7 +45,7 @@ local function rescue(limit)
   end
   local ids = {}
   for i, lease in ipairs(lapsed) do
-    ids[i] = string.sub(lease, 14)
+    ids[i] = string.sub(lease, 13)
   end
   fetch(ids)
   local rescued = {}

@@ -39,7 +39,7 @@ local function add(id, nonce, delay, priority, reply_to, tail)
   end
   local place = count()
   local due = delay > 0 and expiry(delay) or 0
-  local raw = struct.pack('>BI6I8I6', 1, now, place, due) .. tail
+  local raw = struct.pack('>BI6I7I6', 1, now, place, due) .. tail
   local entry = struct.pack('>I8', place) .. id
   if delay > 0 then
     push(later_in, string.format('%.0f', due), entry)

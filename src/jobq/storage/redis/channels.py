@@ -190,6 +190,7 @@ class Channels:
             try:
                 reply = await wire.read(disconnect_on_error=False)
             except ResponseError as error:
+                self._heard_at = loop.time()
                 self._refused(error)
                 continue
             self._heard_at = loop.time()

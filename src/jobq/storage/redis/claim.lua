@@ -2,7 +2,7 @@
 -- claim: queued, failing -> processing; lapsed leases end as in rescue
 -- uses: record, effects, waiting, lapsing
 --
--- ARGV[4] worker label, ARGV[5] lease in ms, ARGV[6] limit, ARGV[7] session, ARGV[8] nonce, ARGV[9] random part of tokens, 6 bytes
+-- ARGV[4] worker label, ARGV[5] lease in ms, ARGV[6] limit, ARGV[7] session, ARGV[8] nonce, ARGV[9] random part of tokens, 5 bytes
 -- returns  {µs until the next event or -1, {id, record, …}, {{id, generation, state, attempts}, …}}
 -- again    "<stem>claims:<session>" keeps the last request that took something, with what it took, for LINGER
 -- <stem>wake is pushed again while work is left: one worker wakes the next, so that an add wakes no herd
@@ -59,7 +59,7 @@ local function take(entry, id, raw)
   end
   local token = struct.pack('>I7', count()) .. random
   raw = struct.pack(HEAD, 1, created, place, lease, PROCESSING, 0, as, has, priority, attempts + 1, most, ttl, now,
-    finished, 13, token, #worker, worker) .. string.sub(raw, rest)
+    finished, 12, token, #worker, worker) .. string.sub(raw, rest)
   push(sets, stem .. 'j:' .. id, raw)
   push(leases, lapse, token .. id)
   push(taken, id, token)

@@ -81,7 +81,7 @@ class RedisNamespace:
 
     async def claim(self, worker_id: str, lease: float, limit: int, nonce: str) -> Claimed:
         session, _, number = nonce.rpartition(".")
-        arguments = (worker_id, milli(lease), limit, session, number, self._clock.random_bytes(6))
+        arguments = (worker_id, milli(lease), limit, session, number, self._clock.random_bytes(5))
         next_in, taken, rescued = await self._run("claim", arguments)
         claims = []
         for id, raw in zip(taken[::2], taken[1::2], strict=True):

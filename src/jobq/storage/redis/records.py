@@ -20,14 +20,14 @@ HINT_KINDS = {1: HintKind.SETTLED, 2: HintKind.CANCELLED, 3: HintKind.RESCUED, 4
 SETTLED_ANSWERS = {20: Settled.LOST, 21: Settled.APPLIED, 22: Settled.CANCELLED}
 """What scripts answer and publish instead of words."""
 
-HEAD = ">BI6I8I6BBBBhI4I4I6I6I6Bc0Bc0"
+HEAD = ">BI6I7I6BBBBhI4I4I6I6I6Bc0Bc0"
 """How Lua's struct packs what a claim changes: the fixed fields, and two texts, each behind its length."""
 LAYOUT = HEAD + "Bc0Bc0I2c0I2c0I4c0"
 """The whole record; the payload follows."""
-_FIXED = struct.Struct(">BHIQHIBBBBhIIHIHIHI")
+_FIXED = struct.Struct(">BHIBHIHIBBBBhIIHIHIHI")
 _TAIL = struct.Struct(">BBBBhIIHIHIHI")
 _LENGTHS = (1, 1, 1, 1, 2, 2, 4)
-_TOKEN = struct.Struct(">BHI6s")
+_TOKEN = struct.Struct(">BHI5s")
 TOKEN_SIZE = _TOKEN.size
 _MILLI = 1e3
 _MICRO = 1e6
@@ -128,12 +128,34 @@ def decode(id: str, raw: bytes) -> Record:
 
 
 def _numbers(raw: bytes) -> tuple[int, ...]:
-    """Read the fixed fields; a number of 6 bytes is read as one of 2 and one of 4."""
-    form, created2, created, place, term2, term, *rest, ttl2, ttl, started2, started, finished2, finished = (
-        _FIXED.unpack_from(raw)
+    """Read the fixed fields; what has 6 or 7 bytes is read in pieces of 1, 2 and 4."""
+    (
+        form,
+        created2,
+        created,
+        place3,
+        place2,
+        place,
+        term2,
+        term,
+        *rest,
+        ttl2,
+        ttl,
+        started2,
+        started,
+        finished2,
+        finished,
+    ) = _FIXED.unpack_from(raw)
+    return (
+        form,
+        created2 << 32 | created,
+        place3 << 48 | place2 << 32 | place,
+        term2 << 32 | term,
+        *rest,
+        ttl2 << 32 | ttl,
+        started2 << 32 | started,
+        finished2 << 32 | finished,
     )
-    instants = (ttl2 << 32 | ttl, started2 << 32 | started, finished2 << 32 | finished)
-    return (form, created2 << 32 | created, place, term2 << 32 | term, *rest, *instants)
 
 
 def corrupt(id: str, problem: str) -> StorageCorruptError:
@@ -165,7 +187,7 @@ def token_bytes(text: str) -> bytes:
     counter, _, random = text.partition("-")
     try:
         number = int(counter)
-        return number.to_bytes(7, "big") + bytes.fromhex(random) if len(random) == 12 else b""
+        return number.to_bytes(7, "big") + bytes.fromhex(random) if len(random) == 10 else b""
     except (ValueError, OverflowError):
         return b""
 

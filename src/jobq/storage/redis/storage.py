@@ -152,7 +152,9 @@ class RedisStorage(Connection):
             info = await self._servers.call(stem, ("INFO",))
             refuse_unfit(address, info, allow_eviction=self._allow_eviction, cluster=self._cluster)
             refuse_forbidden(address, await self._run(stem, "check", ("", ""), ()))
-            await self._servers.call(stem, ("BLPOP", f"{stem}check", 0.01))  # Scripts cannot try it.
+            # Scripts cannot try these.
+            await self._servers.call(stem, ("BLPOP", f"{stem}check", 0.01))
+            await self._servers.call(stem, ("SCAN", 0, "COUNT", 1))
         except BaseException:
             await self._servers.close()
             raise

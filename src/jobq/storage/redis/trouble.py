@@ -6,7 +6,7 @@ from the connection or the server                                     becomes
 connection lost or refused, no answer in time, LOADING, BUSY,         `StorageUnavailableError`: passes by itself
 READONLY, MASTERDOWN, CLUSTERDOWN, TRYAGAIN, a slot on the move …
 OOM, MISCONF (it cannot save, mostly because its disk is full)        `StorageFullError`
-WRONGTYPE                                                             `StorageCorruptError`
+WRONGTYPE, JOBQFORMAT (our scripts' own)                              `StorageCorruptError`
 NOAUTH, WRONGPASS, NOPERM, a wrong database, TLS refused              `StorageError`, code ``MISCONFIGURED``
 NOSCRIPT                                                              `NoScript`: the caller sends the text
 anything else                                                         `StorageError`
@@ -26,9 +26,9 @@ MISCONFIGURED = "MISCONFIGURED"
 
 _PASSING = ("LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "NOREPLICAS")
 _SETUP = ("NOAUTH", "WRONGPASS", "NOPERM", "NOPROTO", "DENIED")
+_ACL_TEXTS = ("ACL failure in script", "The user executing the script can't")
 _SETUP_TEXTS = (
-    "ACL failure in script",
-    "The user executing the script can't",
+    *_ACL_TEXTS,
     "DB index is out of range",
     "invalid DB index",
     "SELECT is not allowed in cluster mode",
@@ -78,6 +78,8 @@ def explained(address: str, error: BaseException, command: object = None) -> Sto
         )
     if code == "MISCONF":
         return StorageFullError(f"{address} cannot save its data: {text}; give its disk room, then try again")
+    if code == "JOBQFORMAT":
+        return StorageCorruptError(f"{address}: {text}; update jobq in this process")
     if code == "WRONGTYPE":
         return StorageCorruptError(f"{address}: other software wrote to a key of this queue: {text}; remove that key")
     if code in _PASSING or _ON_THE_MOVE in text or not isinstance(error, redis_errors.ResponseError):
@@ -133,7 +135,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _remedy(code: str, error: BaseException) -> str:
     if any(_refuses_tls(cause) for cause in _causes(error)):
         return "see that it speaks TLS and that its certificate is valid for this host (ssl_ca_certs names the CA)"
-    if code == "NOPERM":
+    if code == "NOPERM" or any(part in str(error) for part in _ACL_TEXTS):
         return "allow it to the user by ACL SETUSER"
     if code in _SETUP:
         return "see that the user and the password are right"
