@@ -129,23 +129,9 @@ def decode(id: str, raw: bytes) -> Record:
 
 def _numbers(raw: bytes) -> tuple[int, ...]:
     """Read the fixed fields; what has 6 or 7 bytes is read in pieces of 1, 2 and 4."""
-    (
-        form,
-        created2,
-        created,
-        place3,
-        place2,
-        place,
-        term2,
-        term,
-        *rest,
-        ttl2,
-        ttl,
-        started2,
-        started,
-        finished2,
-        finished,
-    ) = _FIXED.unpack_from(raw)
+    head = _FIXED.unpack_from(raw)
+    form, created2, created, place3, place2, place, term2, term, *rest = head[:-6]
+    ttl2, ttl, started2, started, finished2, finished = head[-6:]
     return (
         form,
         created2 << 32 | created,
