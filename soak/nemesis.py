@@ -37,7 +37,6 @@ class Nemesis:
         self._lots = {line: random.Random(f"{plan.seed} {line}") for line in ("workers", "others", "storage")}
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
         self._count = 0
-        self._healing = False
         self.blows = 0
         """How often it struck."""
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from jobq._batch import resend
 from jobq._timeouts import Timeouts
@@ -151,11 +152,13 @@ class Waiters:
         elif hint.kind is HintKind.CANCEL_ASKED:
             if self.cancel_asked is not None:
                 self.cancel_asked(hint.id)
+        elif hint.kind is HintKind.MISSED:
+            self._begin_reading(self._read_all())
         elif hint.kind is not HintKind.RESCUED and hint.id in self._waiters:
-            self._read_soon(hint.id)
+            self._begin_reading(self._read(self._known(self._waiters[hint.id])))
 
-    def _read_soon(self, id: str) -> None:
-        task = self._loop.create_task(self._read(self._known(self._waiters.get(id, ()))))
+    def _begin_reading(self, reading: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(reading)
         self._reading.add(task)
         task.add_done_callback(self._reading.discard)
 
@@ -163,10 +166,13 @@ class Waiters:
         """Every second, read what is waited for; end when nothing is."""
         while self._waiters:
             await asyncio.sleep(READ_AGAIN_EVERY)
-            waiters = self._known(waiter for some in self._waiters.values() for waiter in some)
-            for start in range(0, len(waiters), _MOST_AT_ONCE):
-                await self._read(waiters[start : start + _MOST_AT_ONCE])
+            await self._read_all()
         self._rereader = None
+
+    async def _read_all(self) -> None:
+        waiters = self._known(waiter for some in self._waiters.values() for waiter in some)
+        for start in range(0, len(waiters), _MOST_AT_ONCE):
+            await self._read(waiters[start : start + _MOST_AT_ONCE])
 
     def _known(self, waiters: Iterable[Waiter]) -> list[Waiter]:
         return [waiter for waiter in waiters if waiter.seen_at is not None and not waiter.future.done()]

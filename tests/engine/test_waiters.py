@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from jobq import (
     JobFailedError,
     JobNotFoundError,
     JobTimeoutError,
+    MemoryStorage,
     Queue,
     QueueClosedError,
     SerializationError,
@@ -22,7 +24,8 @@ from jobq import (
     StorageUnavailableError,
 )
 from jobq.job import NewJob, Settlement
-from jobq.storage.contract import Storage
+from jobq.storage.contract import Hint, HintKind, Storage
+from jobq.testing import OnLoop, VirtualClock, run_virtual
 from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
 
 
@@ -64,6 +67,34 @@ async def test_a_lost_hint_costs_a_second_and_never_the_answer(storage: Storage)
     assert answers[3] == 8
     assert type(answers[4]) is JobFailedError
     assert type(answers[5]) is JobCancelledError
+
+
+def test_a_watch_that_missed_hints_has_everything_read_at_once() -> None:
+    """As after a lost subscription: nobody waits for the next look, a second later."""
+
+    async def main() -> tuple[float, int]:
+        storage = MemoryStorage(clock=VirtualClock())
+        namespace = storage.namespace("default")
+        gated = Gated(OnLoop(storage))
+        watches: list[Callable[[Hint], None]] = []
+
+        async def watch(handler: Callable[[Hint], None]) -> Any:
+            watches.append(handler)
+            return await namespace.watch(lambda hint: None)
+
+        gated.replaced["watch"] = watch
+        async with Queue[int, int](gated) as queue:
+            waiter = asyncio.create_task(queue.enqueue_and_wait("job", 21))
+            await asyncio.sleep(0.1)
+            [claim] = (await namespace.claim("worker", 30.0, 1, "other.1")).claims
+            await namespace.settle([Settlement(claim.id, claim.token, State.COMPLETED, b"42", None, 60.0)])
+            await asyncio.sleep(0.1)
+            assert not waiter.done()
+            watches[0](Hint(HintKind.MISSED, "", ""))
+            result = await waiter
+            return asyncio.get_running_loop().time(), result
+
+    assert run_virtual(main) == (pytest.approx(0.2, abs=0.01), 42)
 
 
 @in_loop

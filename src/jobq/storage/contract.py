@@ -173,6 +173,8 @@ class HintKind(StrEnum):
     """A lapsed lease was ended; told to every watch of the queue."""
     CANCEL_ASKED = "cancel_asked"
     """A running job should stop; told to every watch of the queue."""
+    MISSED = "missed"
+    """Hints may have been lost until now, of any job; told by a watch of itself, where it can know."""
 
 
 class Hint(msgspec.Struct, frozen=True, gc=False):

@@ -57,6 +57,11 @@ class RedisWatch:
                 if hint is not None:
                     self._handler(hint)
 
+    def miss(self) -> None:
+        """Say that the channel is heard again after a time in which it was not."""
+        if self._open:
+            self._handler(Hint(HintKind.MISSED, "", ""))
+
     def receive_event(self, hint: Hint) -> None:
         if self._open:
             self._handler(hint)

@@ -149,7 +149,7 @@ class RedisNamespace:
         channel, secret = self._clock.random_bytes(8).hex(), self._clock.random_bytes(12).hex()
         watch = RedisWatch(channel, secret, handler, self._end_watch)
         async with self._subscribing:
-            await self._commands.subscribe(self._stem, self._reply_channel(watch), watch.receive_reply, _ignore)
+            await self._commands.subscribe(self._stem, self._reply_channel(watch), watch.receive_reply, watch.miss)
             if not self._watches:
                 await self._commands.subscribe(
                     self._stem, self._commands.events(self._stem), self._receive_event, _ignore
