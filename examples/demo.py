@@ -322,7 +322,15 @@ async def produce(place: Place, directory: Path, modules: Mapping[str, Path], co
     """Index all modules through the queue, and kill a worker half way."""
     storage = open_storage(place.url)
     crew, score = Crew(place, directory), Score(len(modules))
-    queue = Queue[str, Report](storage, name=place.queue, visibility_timeout=LEASE, max_attempts=5, result_ttl=KEPT)
+    queue = Queue[str, Report](
+        storage,
+        name=place.queue,
+        visibility_timeout=LEASE,
+        # Parsing holds the interpreter's lock, so on a machine with much else to do a worker may fall silent for longer
+        # than a lease, more than once with the same file.
+        max_attempts=50,
+        result_ttl=KEPT,
+    )
     reaper = Reaper(storage, name=place.queue, visibility_timeout=LEASE / 4)
 
     @reaper.on("stalled")

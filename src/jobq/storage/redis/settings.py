@@ -148,7 +148,7 @@ def _of_sentinels(pool: Any, database: int) -> Settings:
 
 def _of_cluster(client: Any) -> Settings:
     options = client.get_connection_kwargs()
-    places = tuple(Place(str(node.host), int(node.port)) for node in client.startup_nodes)
+    places = tuple(Place(str(node.host), int(node.port)) for node in client.nodes_manager.startup_nodes.values())
     connection_class = options.get("connection_class", Connection)
     target = Target("cluster", issubclass(connection_class, SSLConnection), places)
     return Settings(target, connection_class, _taken(options))
