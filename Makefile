@@ -19,6 +19,10 @@ SEED ?=
 ARGS ?=
 # Words for the benchmarks.
 BENCH ?=
+# How many histories to simulate, and for how long to soak with how many jobs; without JOBS 20,000 a minute.
+SEEDS ?= 300
+MINUTES ?= 1
+JOBS ?=
 
 PYTEST = $(PY) -m pytest $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadgroup) \
 	$(if $(SEED),--randomly-seed=$(SEED)) $(if $(STORAGE),--storage '$(STORAGE)')
@@ -81,6 +85,14 @@ bench-redis: $(VENV)/installed-dev ## The same on a Redis server that it starts;
 .PHONY: bench-valkey
 bench-valkey: $(VENV)/installed-dev ## The same on a Valkey server that it starts
 	@$(PY) -m benchmarks --on valkey $(BENCH)
+
+.PHONY: simulate
+simulate: $(VENV)/installed-dev ## Live through SEEDS=… histories in virtual time, and look whether every promise is kept
+	@$(PY) -m simulation --seeds $(SEEDS)
+
+.PHONY: soak
+soak: $(VENV)/installed-dev ## Kill, freeze and cut off real processes for MINUTES=…; STORAGE=file|redis|valkey|cluster
+	@$(PY) -m soak $(if $(STORAGE),--storage '$(STORAGE)') --minutes $(MINUTES) $(if $(JOBS),--jobs $(JOBS))
 
 .PHONY: format
 format: $(VENV)/installed-dev ## Format the code and sort the imports

@@ -12,6 +12,7 @@ from collections import Counter
 from simulation.histories import GOALS, Outcome, live_through, missed
 from simulation.world import World
 
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=300, help="how many histories")
@@ -31,7 +32,9 @@ def main() -> int:
             failed.append(outcome)
         if number % 100 == 0 or number == len(seeds):
             rate = number / (time.perf_counter() - begun)
-            print(f"\r{number} of {len(seeds)} seeds, {len(failed)} broken, {rate:.1f} seeds/s", end="", file=sys.stderr)
+            print(
+                f"\r{number} of {len(seeds)} seeds, {len(failed)} broken, {rate:.1f} seeds/s", end="", file=sys.stderr
+            )
     print(file=sys.stderr)
     return report(seeds, failed, seen)
 

@@ -243,9 +243,7 @@ class World:
 
     def _payload(self) -> list[Any]:
         self.payloads += 1
-        fate = self.rng.choices(
-            ("succeed", "fail", "later", "give up", "linger", "ignore"), (10, 3, 1, 1, 2, 1)
-        )[0]
+        fate = self.rng.choices(("succeed", "fail", "later", "give up", "linger", "ignore"), (10, 3, 1, 1, 2, 1))[0]
         return [self.payloads, fate, round(self.rng.choice((0.0, 0.1, 1.0)) * self.rng.random(), 3)]
 
     def _options(self) -> dict[str, Any]:
@@ -348,5 +346,3 @@ def _encoded(result: Any) -> bytes:
 
 def _ignore(*_: object) -> None:
     """Trouble is what this is about."""
-
-

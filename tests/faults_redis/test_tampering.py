@@ -389,9 +389,10 @@ def messages(generation: str, done: bytes) -> Iterator[bytes]:
     yield from (chance.randbytes(chance.randrange(1, 60)) for _ in range(100))
     for secret in ("", "0" * 24, 7, None, b"\xff", ["secret"]):
         for kind in (0, 1, 2, 3, 4, 99, -1, "1"):
-            yield encode([secret, [[kind, "job", generation, done]]])
-            yield encode([secret, [[kind, "job", generation, done[:-3]]]])
-            yield encode([secret, [[kind, "job", generation, b"\x02" + done[1:]]]])
+            for record in (done, done[:-3], b"\x02" + done[1:]):
+                # As a text, which is how the server packs bytes.
+                text = msgspec.Raw(b"\xdb" + len(record).to_bytes(4, "big") + record)
+                yield encode([secret, [[kind, "job", generation, text]]])
             yield encode([kind, "job", generation, 1])
             yield encode([kind, "job", generation, done, 1, 2, 3])
 

@@ -51,7 +51,7 @@ async def test_who_comes_later_waits_at_once_and_on_the_same_connection(either_s
 
 @in_loop
 async def test_its_time_is_over_when_it_is_over(either_server: Server, key_prefix: str) -> None:
-    """Zero is one look at what is there already, and waits of different lengths do not wait for each other."""
+    """Waits of different lengths do not wait for each other."""
     key = f"{key_prefix}{{q}}:wake"
     async with connected(either_server.url) as servers:
         begun = time.monotonic()

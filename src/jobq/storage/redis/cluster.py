@@ -92,13 +92,10 @@ class Cluster:
         self._open = False
 
     async def open(self) -> None:
+        """Read the map, which also shows whether we are let in; connections are made when they are needed."""
         try:
             async with asyncio.timeout(self._time_limit):
                 await self._slots.look(())
-                place = min(self._slots.masters(), default=None)
-                if place is not None:
-                    self._nodes[place] = node = self._make_node(place)
-                    await node.link.open()  # One is enough to learn whether we are let in.
         except TimeoutError:
             raise unavailable(self._address, f"no connection within {self._time_limit:g} s") from None
         self._open = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -54,9 +55,8 @@ class Direct:
         await self._link.open()
 
     async def close(self) -> None:
-        await self._markers.close()
-        await self._channels.close()
-        await self._link.close()
+        await asyncio.gather(self._markers.close(), self._channels.close())
+        await self._link.close()  # Last, since markers are given back over it.
 
     async def call(self, slot_key: str, command: Command) -> Any:
         try:

@@ -112,10 +112,15 @@ class Link:
         return self._submit(command, after)
 
     def renew(self, reason: object) -> None:
-        """Give up the connection, because of what the server said: another may be the right one by now."""
+        """Give up the connection, because of what the server said: another may be the right one by now.
+
+        That is no outage, unless there is no other for a while.
+        """
         wire = self._wire
         if wire is not None and self._loop.time() - wire.connected_at >= _RENEWED_AFTER:
-            self._break(unavailable(self.address, reason))
+            error = unavailable(self.address, reason)
+            self._break(error, tell=False)
+            self._loop.call_later(_RENEWED_AFTER, self._tell_if_lost, error)
 
     async def _call_later(self, command: Command, after: Command | None, limit: float) -> Any:
         try:
@@ -171,10 +176,15 @@ class Link:
         self._attached.set_result(None)
         self._tell_connected(wire)
 
-    def _break(self, error: StorageError) -> None:
+    def _break(self, error: StorageError, *, tell: bool = True) -> None:
         if self._broken is not None and not self._broken.done():
             self._broken.set_result(error)
             self._detach(error)
+            if tell:
+                self._tell_lost(error)
+
+    def _tell_if_lost(self, error: StorageError) -> None:
+        if self._wire is None and self._keeper is not None:
             self._tell_lost(error)
 
     def _detach(self, error: StorageError) -> None:

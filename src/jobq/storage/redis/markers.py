@@ -31,7 +31,8 @@ LONGEST_ROUND = 5.0
 GRACE = 2.0
 """Seconds after the end of a BLPOP within which a living server answers."""
 _SHORTEST_ROUND = 0.05
-_FAREWELL = 1.0
+_FAREWELL = 0.5
+"""Seconds for a server to end the last BLPOP and take back what it popped."""
 _PAUSE = 0.5
 _ELSEWHERE = ("UNBLOCKED", "READONLY", "MASTERDOWN", "LOADING", "MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN")
 
@@ -111,19 +112,27 @@ class Markers:
         self._wanted.set()
         if self._round:
             self._send_errand(self._interrupt(self._control))
-        if self._keeper is not None:
-            await asyncio.wait([self._keeper], timeout=_FAREWELL if self._round else 0)
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-            self._keeper = None
-        if self._errands:
-            await asyncio.wait(self._errands, timeout=_FAREWELL)
-        for errand in tuple(self._errands):
-            errand.cancel()
-            await asyncio.wait([errand])
+        loop = asyncio.get_running_loop()
+        patient_until = loop.time() + _FAREWELL
+        while left := self._work_left():
+            patience = max(0.0, patient_until - loop.time())
+            done, late = await asyncio.wait(left, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                for task in late:
+                    task.cancel()
+                await asyncio.wait(late)
         for waiters in self._waiters.values():
             for waiter in waiters:
                 _wake(waiter, False)
+
+    def _work_left(self) -> set[asyncio.Task[None]]:
+        """Return what must end before the connection is closed."""
+        keeper = self._keeper
+        if keeper is None or keeper.done():
+            return set(self._errands)
+        if not self._round:
+            keeper.cancel()  # It only waits for a connection or for somebody who waits.
+        return {keeper, *self._errands}
 
     def _join(self, key: str) -> None:
         if self._keeper is None and not self._closing:

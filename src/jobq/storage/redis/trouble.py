@@ -53,6 +53,11 @@ def unavailable(address: str, what: object) -> StorageUnavailableError:
     )
 
 
+def misconfigured(address: str, what: str) -> StorageError:
+    """Say what must be set right before it can work."""
+    return StorageError(f"{address} cannot be used: {what}", code=MISCONFIGURED)
+
+
 def code_of(error: BaseException) -> str:
     """Return the code with which a server's error reply began, such as ``READONLY``; empty if it had none."""
     for kind, code in _CODES.items():
@@ -110,7 +115,9 @@ _CODES: dict[type[BaseException], str] = {
 
 
 def _text(error: BaseException) -> str:
-    return str(error).strip().rstrip(".") or type(error).__name__
+    return str(error).strip().rstrip(".") or (
+        "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    )
 
 
 def _is_setup(error: BaseException, text: str) -> bool:

@@ -19,7 +19,7 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from jobq.errors import StorageError
 from jobq.storage.redis.packing import Command, pack
 from jobq.storage.redis.settings import Settings
-from jobq.storage.redis.trouble import MISCONFIGURED, code_of, explained, unavailable
+from jobq.storage.redis.trouble import MISCONFIGURED, code_of, explained, misconfigured, unavailable
 from jobq.storage.redis.urls import Place
 
 _PATIENCE = 1.0
@@ -29,6 +29,7 @@ _SHORTEST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 _FAREWELL = 1.0
 _GONE = (ConnectionRefusedError, FileNotFoundError)
+_UNREADABLE = (FileNotFoundError, PermissionError, IsADirectoryError)
 
 
 class Wire:
@@ -142,11 +143,15 @@ class Dialer:
                 await asyncio.sleep(self._pause())
 
     def _note(self, error: BaseException, *, first: bool) -> None:
-        problem = explained(self.address, error)
+        cause = error.__cause__ or error.__context__
+        if self._settings.target.secure and isinstance(cause, _UNREADABLE):
+            problem = misconfigured(self.address, f"a file that ssl_… names cannot be read: {cause}")
+        else:
+            problem = explained(self.address, error)
         assert isinstance(problem, StorageError)
         self.trouble, self._failures = problem, self._failures + 1
         hopeless = problem.code == MISCONFIGURED or (
-            self._settings.target.mode == "single" and isinstance(error.__cause__ or error.__context__, _GONE)
+            self._settings.target.mode == "single" and isinstance(cause, _GONE)
         )
         if first and hopeless:
             raise problem from error
