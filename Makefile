@@ -44,7 +44,7 @@ demo-valkey: ## The same on a Valkey server that it starts
 	@$(MAKE) --no-print-directory demo STORAGE=valkey
 
 .PHONY: test
-test: $(VENV)/installed-dev ## Run the tests; STORAGE=memory|file|redis|valkey, SEED=… to repeat an order
+test: $(VENV)/installed-dev ## Run the tests; STORAGE=memory|file|redis|valkey|cluster|sentinel, SEED=… to repeat an order
 	@$(if $(filter redis,$(STORAGE)),command -v redis-server >/dev/null || { \
 		echo 'redis-server is missing: install it, for example with: apt-get install redis-server' >&2; exit 1; };) \
 	$(PYTEST) $(ARGS)

@@ -8,6 +8,8 @@ import pytest
 
 from jobq import FileStorage, MemoryStorage, RedisStorage
 from jobq.storage.contract import Storage
+from tests.servers.cluster import Cluster
+from tests.servers.sentinel import SentinelGroup
 from tests.servers.server import Server
 
 pytest_plugins = ["tests.servers.fixtures"]
@@ -16,13 +18,15 @@ pytest_plugins = ["tests.servers.fixtures"]
 pytest.register_assert_rewrite("jobq.testing")
 
 STORAGES = ("memory", "file", "redis", "valkey")
+SETS = ("cluster", "sentinel")
+"""Sets of servers; tests that go through every storage run on them only when they are chosen, since they take long."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--storage",
         action="append",
-        choices=STORAGES,
+        choices=STORAGES + SETS,
         help="run only tests on this storage, and those that are on none; may be given several times",
     )
 
@@ -34,15 +38,22 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out tests on storages that were not chosen."""
     chosen = config.getoption("--storage")
-    if not chosen:
-        return
-    left_out = [item for item in items if (mark := item.get_closest_marker("storage")) and mark.args[0] not in chosen]
+    left_out = [item for item in items if not _wanted(item, chosen)]
     config.hook.pytest_deselected(items=left_out)
     gone = set(left_out)
     items[:] = [item for item in items if item not in gone]
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.storage(name)) for name in STORAGES])
+def _wanted(item: pytest.Item, chosen: list[str] | None) -> bool:
+    mark = item.get_closest_marker("storage")
+    if mark is None:
+        return True
+    if chosen:
+        return mark.args[0] in chosen
+    return mark.args[0] not in SETS or "storage" not in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.storage(name)) for name in STORAGES + SETS])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """A new storage of each kind, on the machine's own clock; whoever uses it opens it."""
     match request.param:
@@ -51,5 +62,6 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         case "file":
             return FileStorage(tmp_path / "jobs")
         case kind:
-            server: Server = request.getfixturevalue(f"{kind}_server")
+            servers = {"redis": "redis_server", "valkey": "valkey_server", "sentinel": "sentinel_group"}
+            server: Server | Cluster | SentinelGroup = request.getfixturevalue(servers.get(kind, kind))
             return RedisStorage(server.url, key_prefix=request.getfixturevalue("key_prefix"))

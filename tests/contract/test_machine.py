@@ -12,6 +12,8 @@ from jobq import FileStorage, MemoryStorage, RedisStorage
 from jobq.clock import Clock
 from jobq.storage.contract import Storage
 from jobq.testing import ManualClock, check_storage_machine
+from tests.servers.cluster import Cluster
+from tests.servers.sentinel import SentinelGroup
 from tests.servers.server import Server
 
 
@@ -47,10 +49,20 @@ def test_random_sequences_agree_with_the_model_on_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.storage(kind)) for kind in ("redis", "valkey")])
-def test_random_sequences_agree_with_the_model_on_a_server(kind: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("fixture", "examples"),
+    [
+        pytest.param("redis_server", 250, marks=pytest.mark.storage("redis")),
+        pytest.param("valkey_server", 250, marks=pytest.mark.storage("valkey")),
+        pytest.param("cluster", 50, marks=pytest.mark.storage("cluster")),
+        pytest.param("sentinel_group", 50, marks=pytest.mark.storage("sentinel")),
+    ],
+)
+def test_random_sequences_agree_with_the_model_on_servers(
+    fixture: str, examples: int, request: pytest.FixtureRequest
+) -> None:
     """Reopening is by another object, so nothing may be remembered outside the server."""
-    server: Server = request.getfixturevalue(f"{kind}_server")
+    server: Server | Cluster | SentinelGroup = request.getfixturevalue(fixture)
     prefixes: dict[Storage, str] = {}
 
     def make(clock: ManualClock) -> Storage:
@@ -64,4 +76,4 @@ def test_random_sequences_agree_with_the_model_on_a_server(kind: str, request: p
         prefixes[storage] = prefix
         return storage
 
-    check_storage_machine(make, reopen=reopen, examples=250, steps=30)
+    check_storage_machine(make, reopen=reopen, examples=examples, steps=30)

@@ -13,6 +13,8 @@ import pytest
 from jobq import FileStorage, MemoryStorage, RedisStorage
 from jobq.storage.contract import Storage
 from jobq.testing import ManualClock, StorageContract
+from tests.servers.cluster import Cluster
+from tests.servers.sentinel import SentinelGroup
 from tests.servers.server import Server
 
 
@@ -71,3 +73,17 @@ class TestValkey(OnServer):
     @pytest.fixture(autouse=True)
     def _server(self, valkey_server: Server) -> None:
         self.url = valkey_server.url
+
+
+@pytest.mark.storage("cluster")
+class TestCluster(OnServer):
+    @pytest.fixture(autouse=True)
+    def _server(self, cluster: Cluster) -> None:
+        self.url = cluster.url
+
+
+@pytest.mark.storage("sentinel")
+class TestSentinel(OnServer):
+    @pytest.fixture(autouse=True)
+    def _server(self, sentinel_group: SentinelGroup) -> None:
+        self.url = sentinel_group.url

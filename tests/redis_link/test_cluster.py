@@ -19,9 +19,9 @@ TAGS = [f"q{number}" for number in range(12)]
 
 
 @in_loop
-async def test_every_key_is_served_by_its_node(own_cluster: Cluster) -> None:
+async def test_every_key_is_served_by_its_node(cluster: Cluster) -> None:
     """By two connections to each node, and a blocking one for each list on which somebody waits."""
-    async with connected(_url(own_cluster)) as servers:
+    async with connected(_url(cluster)) as servers:
         ears = [Ear() for _ in TAGS]
         replies = await asyncio.gather(*(servers.call(f"{{{tag}}}", ("SET", f"{{{tag}}}k", tag)) for tag in TAGS))
         for tag, ear in zip(TAGS, ears, strict=True):
@@ -36,9 +36,10 @@ async def test_every_key_is_served_by_its_node(own_cluster: Cluster) -> None:
         assert await asyncio.gather(*waits) == [True, True, True]
         assert len(await servers.nodes()) == 3
         assert sum(await servers.call_all(("DBSIZE",))) == len(TAGS)
-        for node in own_cluster.masters:
+        for node in cluster.masters:
             names = str(node.command("CLIENT", "LIST"))
             assert (names.count("name=jobq-commands-"), names.count("name=jobq-channels-")) == (1, 1)
+        await servers.call_all(("FLUSHALL",))
 
 
 @in_loop
@@ -134,11 +135,11 @@ async def test_a_node_that_restarts_is_used_again(own_cluster: Cluster) -> None:
 
 
 @in_loop
-async def test_any_living_node_lets_us_in(own_cluster: Cluster) -> None:
-    """The URL may name nodes that are gone."""
-    port = own_cluster.nodes[1].port
-    async with connected(f"redis+cluster://127.0.0.1:1,127.0.0.1:{port}") as servers:
+async def test_any_living_node_lets_us_in(cluster: Cluster) -> None:
+    """The URL may name nodes that are gone, and a replica knows the map as well."""
+    async with connected(f"redis+cluster://127.0.0.1:1,127.0.0.1:{cluster.replica.port}") as servers:
         assert await servers.call("{q1}", ("SET", "{q1}", 1)) == b"OK"
+        await servers.call("{q1}", ("DEL", "{q1}"))
 
 
 def _url(cluster: Cluster) -> str:

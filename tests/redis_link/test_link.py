@@ -221,6 +221,61 @@ async def test_closing_fails_what_is_in_flight_and_later_calls(valkey_server: Se
 
 
 @in_loop
+async def test_closing_does_not_wait_for_a_frozen_server(start: Starter) -> None:
+    """A worker that is stopped has a second for everything."""
+    server = start.server()
+    async with connected(server.url) as servers:
+        await servers.subscribe("k", "news", Ear(), Ear())
+        waiting = asyncio.ensure_future(servers.wait_for_marker("{q}:wake", 30))
+        await server_shows(lambda: "flags=b" in str(server.command("CLIENT", "LIST")))
+        server.pause()
+        try:
+            calling = asyncio.ensure_future(outcome(servers.call("k", ("PING",))))
+            await asyncio.sleep(0)
+            begun = time.monotonic()
+            await servers.close()
+            assert time.monotonic() - begun < 0.9
+        finally:
+            server.resume()
+
+        assert isinstance(await calling, StorageUnavailableError)
+        assert await waiting is False
+
+
+@in_loop
+async def test_a_server_that_refuses_writes_is_left_now_and_then_and_quietly(start: Starter) -> None:
+    """Behind its name may be another server by now; but it is no outage, and no reason to hammer at it."""
+    server, lost = start.server(), Ear()
+    async with connected(server.url) as servers:
+        servers.report_outages(lost, Ear())
+        number = await servers.call("k", ("CLIENT", "ID"))
+        server.command("REPLICAOF", "127.0.0.1", 1)
+        begun = time.monotonic()
+        while await servers.call("k", ("CLIENT", "ID")) == number:
+            assert isinstance(await outcome(servers.call("k", ("SET", "k", 1))), StorageUnavailableError)
+            assert time.monotonic() - begun < 5
+
+        assert lost.heard == []
+
+
+@in_loop
+async def test_a_listener_to_outages_that_raises_does_not_keep_us_from_connecting(start: Starter) -> None:
+    """The loop is told of its error."""
+    server, told = start.server(), Ear()
+
+    def listen(_: object) -> None:
+        raise RuntimeError("a listener's own error")
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told(str(context["exception"])))
+    async with connected(server.url) as servers:
+        servers.report_outages(listen, listen)
+        server.command("CLIENT", "KILL", "TYPE", "normal")
+        await told.hears(2)
+
+        assert await servers.call("k", ("PING",)) == b"PONG"
+
+
+@in_loop
 async def test_it_can_be_opened_again_and_twice_is_two_connections(valkey_server: Server) -> None:
     """A storage is opened by the first queue and closed by the last, as often as that happens."""
     async with connected(valkey_server.url) as servers:

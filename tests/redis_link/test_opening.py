@@ -123,6 +123,15 @@ def test_a_bad_certificate_is_refused_at_once(valkey_server: Server, start: Star
 
 
 @in_loop
+async def test_a_missing_file_of_certificates_is_said_at_once() -> None:
+    """It looks like a missing server otherwise."""
+    error = await _opening("rediss://127.0.0.1:1?ssl_ca_certs=/does/not/exist.pem")
+
+    assert error.code == "MISCONFIGURED"
+    assert "ssl_" in str(error)
+
+
+@in_loop
 async def test_a_good_certificate_is_accepted(valkey_server: Server, start: Starter) -> None:
     """Every kind of connection is encrypted."""
     proxy = start.tls_proxy(valkey_server.port)

@@ -73,8 +73,8 @@ async def test_one_sentinel_of_three_is_enough(own_sentinel_group: SentinelGroup
 
 
 @in_loop
-async def test_a_service_that_no_sentinel_knows_is_named(own_sentinel_group: SentinelGroup) -> None:
+async def test_a_service_that_no_sentinel_knows_is_named(sentinel_group: SentinelGroup) -> None:
     """A misspelt name is the likeliest mistake."""
-    url = own_sentinel_group.url.removesuffix("jobs") + "other"
+    url = sentinel_group.url.removesuffix("jobs") + "other"
     with pytest.raises(StorageUnavailableError, match="'other'"):
         await Servers(Settings.from_url(url), 1.0).open()

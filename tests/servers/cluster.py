@@ -57,6 +57,11 @@ class Cluster(Instrument):
         return [node.url for node in self.nodes]
 
     @property
+    def url(self) -> str:
+        """All nodes: ``redis+cluster://127.0.0.1:1,127.0.0.1:2,…``."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    @property
     def masters(self) -> list[ClusterNode]:
         return [node for node in self.nodes if node.running and node.is_master]
 

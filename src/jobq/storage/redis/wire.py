@@ -19,7 +19,7 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from jobq.errors import StorageError
 from jobq.storage.redis.packing import Command, pack
 from jobq.storage.redis.settings import Settings
-from jobq.storage.redis.trouble import MISCONFIGURED, code_of, explained, misconfigured, unavailable
+from jobq.storage.redis.trouble import MISCONFIGURED, NoScript, code_of, explained, misconfigured, unavailable
 from jobq.storage.redis.urls import Place
 
 _PATIENCE = 1.0
@@ -144,6 +144,7 @@ class Dialer:
 
     def _note(self, error: BaseException, *, first: bool) -> None:
         cause = error.__cause__ or error.__context__
+        problem: StorageError | NoScript
         if self._settings.target.secure and isinstance(cause, _UNREADABLE):
             problem = misconfigured(self.address, f"a file that ssl_… names cannot be read: {cause}")
         else:
