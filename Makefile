@@ -92,7 +92,8 @@ simulate: $(VENV)/installed-dev ## Live through SEEDS=… histories in virtual t
 
 .PHONY: soak
 soak: $(VENV)/installed-dev ## Kill, freeze and cut off real processes for MINUTES=…; STORAGE=file|redis|valkey|cluster
-	@$(PY) -m soak $(if $(STORAGE),--storage '$(STORAGE)') --minutes $(MINUTES) $(if $(JOBS),--jobs $(JOBS))
+	@$(PY) -m soak $(if $(STORAGE),--storage '$(STORAGE)') --minutes $(MINUTES) \
+		$(if $(JOBS),--jobs $(JOBS)) $(if $(SEED),--seed $(SEED))
 
 .PHONY: format
 format: $(VENV)/installed-dev ## Format the code and sort the imports

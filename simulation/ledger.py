@@ -1,7 +1,7 @@
 """Ledger: what the storage accepted, told line by line, and what must never be in it.
 
 It stands between the storage and every connection, so it sees each call that arrives and the answer that leaves, also
-where the answer is then lost. The rules are the safety predicates of the contract; each that is broken is kept in words.
+where the answer is then lost. The rules are the safety predicates of the contract; each that is broken is told.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Nodes: processes of the simulation, each with a connection of its own that fails by its own plan, and that may die."""
+"""Nodes: processes of the simulation, each with a connection of its own that fails by a plan, and that may die."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real queues, workers and reapers in simulated weather: a few hundred histories, and proof that they are judged."""
+"""The real queues, workers and reapers in simulated weather: some hundred histories, and proof that they are judged."""
 
 from __future__ import annotations
 

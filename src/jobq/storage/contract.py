@@ -68,7 +68,8 @@ Invariants
     at first, also after another claim or an expiry.
 9.  **Linger.** Absent is a way of reading, not a deletion. A job cancelled, or completed with ``ttl=0``, expires at
     once, and is absent for everyone except a request that repeats its nonce and a `get` that names its generation. Its
-    record may be removed `LINGER` seconds after the expiry, by `prune`.
+    record may be removed `LINGER` seconds after the expiry, by `prune`. What expired as it ended is absent by every
+    clock, for those of two processes, or of one before and after a jump, may differ.
 10. **Hints are hints.** What `watch` delivers may be lost, late or doubled. A hint carries a snapshot only if it is
     certain to come from the storage (over a channel that others can write to: if it repeats the watch's secret).
 11. **Answers are per job**, and an error may be an answer: a record that cannot be read never fails its neighbours.

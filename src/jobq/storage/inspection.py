@@ -25,7 +25,7 @@ def count_states(connection: sqlite3.Connection, queue: int, now: float) -> Coun
             WHERE queue = ? AND due IS NOT NULL GROUP BY state
         UNION ALL SELECT 2, count(*) FROM jobs INDEXED BY leased WHERE queue = ? AND lease_until IS NOT NULL
         UNION ALL SELECT state, count(*) FROM jobs INDEXED BY expiring
-            WHERE queue = ? AND expires_at > ? GROUP BY state""",
+            WHERE queue = ? AND expires_at > ? AND expires_at > finished_at GROUP BY state""",
         (queue, queue, queue, queue, now),
     )
     counts: dict[State, int] = {}

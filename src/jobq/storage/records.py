@@ -83,7 +83,8 @@ class Record:
         self.worker_id: str | None = None
 
     def absent(self, now: float) -> bool:
-        return self.expires_at <= now
+        # What expired as it ended is absent by whatever clock, should it have jumped back.
+        return self.expires_at <= now or (self.finished_at is not None and self.expires_at <= self.finished_at)
 
     def start(self, worker_id: str, token: str, lease: float, until: float, now: float) -> None:
         self.ready_key, self.due = None, NEVER

@@ -55,7 +55,10 @@ class Row(msgspec.Struct):
     error: bytes | None = None
 
     def absent(self, now: float) -> bool:
-        return self.expires_at is not None and self.expires_at <= now
+        if self.expires_at is None:
+            return False
+        # What expired as it ended is absent by whatever clock, also by one that is behind that of who ended it.
+        return self.expires_at <= now or (self.finished_at is not None and self.expires_at <= self.finished_at)
 
     def note(self, reply_to: str | None) -> bool:
         """Add an address to be told; True if that changed anything."""

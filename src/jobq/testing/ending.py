@@ -28,6 +28,19 @@ class Cancelling(StorageCase):
         assert await bench.queue.counts() == {}
 
     @scenario
+    async def test_what_expired_at_once_is_absent_by_every_clock(self, bench: Bench) -> None:
+        """Cancelled, or not to be kept: it does not come back when the wall clock jumps back or differs."""
+        await bench.add("cancelled")
+        await bench.cancel("cancelled")
+        await bench.completed("not kept", ttl=0.0)
+        bench.clock.jump_wall(-3600.0)
+
+        assert [await bench.state(id) for id in ("cancelled", "not kept")] == [None, None]
+        assert await bench.queue.counts() == {}
+        for id in ("cancelled", "not kept"):
+            await bench.add(id)
+
+    @scenario
     async def test_cancelling_what_is_absent_finds_nothing(self, bench: Bench) -> None:
         """Unknown, cancelled before, expired."""
         await bench.completed("expired", ttl=1.0)

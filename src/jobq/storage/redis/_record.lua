@@ -71,7 +71,8 @@ local function ended(record)
 end
 
 local function absent(record)
-  return ended(record) and record[TERM] <= now
+  -- What expired as it ended is absent by whatever clock, should it have jumped back.
+  return ended(record) and record[TERM] <= math.max(now, record[FINISHED])
 end
 
 -- The requests that this record has answered within the last LINGER: {nonce or token, answer, when}.

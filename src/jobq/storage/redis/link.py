@@ -100,7 +100,7 @@ class Link:
 
         Args:
             after: a command that is sent immediately before it, and whose reply nobody needs.
-            limit: seconds to wait for a connection; by default the time limit.
+            limit: seconds for a call that must wait for a connection first; by default the time limit.
 
         Raises:
             StorageUnavailableError: the connection was lost, no reply came, or no connection was found in time.
@@ -129,9 +129,9 @@ class Link:
                     if self._keeper is None or self._attached is None:
                         raise Closed(self.address)
                     await asyncio.shield(self._attached)
+                return await self._submit(command, after)
         except TimeoutError:
             raise self._dialer.unavailable(limit) from None
-        return await self._submit(command, after)
 
     def _submit(self, command: Command, after: Command | None) -> asyncio.Future[Any]:
         if after is not None:

@@ -110,7 +110,7 @@ class Dialer:
         """Return the error for who waited in vain; what stands in the way of every connection is named."""
         trouble = self.trouble
         if trouble is None:
-            return unavailable(self.address, f"no connection within {limit:g} s")
+            return unavailable(self.address, f"no answer within {limit:g} s")
         return type(trouble)(str(trouble), code=trouble.code)
 
     async def _dial(self, *, first: bool) -> Wire:

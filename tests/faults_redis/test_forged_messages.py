@@ -1,0 +1,95 @@
+"""Messages of others on the queue's channels: they answer nobody, and nobody stops listening because of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+
+import msgspec
+import redis.asyncio as redis
+
+from jobq import Queue, RedisStorage, State
+from jobq.job import NewJob, Settlement
+from tests.engine.scenes import Waiting
+from tests.faults_redis.scenes import Work, eventually, in_loop
+from tests.servers.server import Server
+
+
+@in_loop
+async def test_forged_and_garbled_messages_answer_nobody(either_server: Server, key_prefix: str) -> None:
+    """Neither bytes of any kind, nor a result in the right shape without the secret; and nobody stops listening."""
+    storage = RedisStorage(either_server.url, key_prefix=key_prefix)
+    async with Work(storage, handles=False) as work:
+        stem = f"{key_prefix}{{default}}:"
+        wait = asyncio.create_task(work.queue.enqueue_and_wait("job", 21, timeout=20))
+        await eventually(lambda: either_server.command("EXISTS", f"{stem}j:job"), "the job")
+        status = await work.queue.get_status("job")
+        assert status is not None
+        record = await forged_record(storage, either_server, stem, status.generation)
+        channels = either_server.command("PUBSUB", "CHANNELS", f"{glob(stem)}*")
+        reply = next(channel for channel in channels if ":reply:" in channel)
+        async with redis.Redis.from_url(either_server.url) as forger:
+            for message in messages(status.generation, record):
+                for channel in (reply, f"{stem}events"):
+                    assert await forger.publish(channel, message) == 1
+        await work.queue.counts()
+
+        assert not wait.done()
+        async with Work(RedisStorage(either_server.url, key_prefix=key_prefix)) as worker:
+            assert await wait == 42
+            assert worker.runs == {"job": 1}
+        assert work.of("error") == []
+
+
+@in_loop
+async def test_a_forged_request_to_cancel_stops_only_what_was_asked_to_stop(
+    either_server: Server, key_prefix: str
+) -> None:
+    """Who may publish may stop a run early: the job is not cancelled by it, and runs to its end."""
+    storage = RedisStorage(either_server.url, key_prefix=key_prefix)
+    queue, waiting = Queue[int, int](storage, visibility_timeout=1.0, block_timeout=0.2), Waiting()
+    queue.execute(waiting)
+    async with queue:
+        wait = asyncio.create_task(queue.enqueue_and_wait("job", 21, timeout=20))
+        await waiting.begun()
+        status = await queue.get_status("job")
+        assert status is not None
+        forged = msgspec.msgpack.encode([4, "job", status.generation, 1])
+        assert either_server.command("PUBLISH", f"{key_prefix}{{default}}:events", forged) == 1
+        waiting.release.set()
+
+        assert await wait == 21
+
+
+def glob(text: str) -> str:
+    """Return a pattern that stands for a text alone."""
+    return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)
+
+
+def messages(generation: str, done: bytes) -> Iterator[bytes]:
+    """Yield what others might publish: noise, other shapes, and a result in our own shape without the secret."""
+    chance = random.Random(1)
+    encode = msgspec.msgpack.encode
+    yield from (b"", b"\xc1", b"null", b"\x00" * 70_000, encode(None), encode([]), encode({"secret": 1}))
+    yield from (chance.randbytes(chance.randrange(1, 60)) for _ in range(100))
+    for secret in ("", "0" * 24, 7, None, b"\xff", ["secret"]):
+        for kind in (0, 1, 2, 3, 4, 99, -1, "1"):
+            for record in (done, done[:-3], b"\x02" + done[1:]):
+                # As a text, which is how the server packs bytes.
+                text = msgspec.Raw(b"\xdb" + len(record).to_bytes(4, "big") + record)
+                yield encode([secret, [[kind, "job", generation, text]]])
+            yield encode([kind, "job", generation, 1])
+            yield encode([kind, "job", generation, done, 1, 2, 3])
+
+
+async def forged_record(storage: RedisStorage, server: Server, stem: str, generation: str) -> bytes:
+    """Return a record as the server would keep it if the job had completed with 666."""
+    other = storage.namespace("forge")
+    assert list(await other.add([NewJob("job", generation, b"", 3, 3600.0)])) == [None]
+    [claim] = (await other.claim("worker", 30.0, 1, "session.1")).claims
+    await other.settle([Settlement("job", claim.token, State.COMPLETED, b"666", None, 3600.0)])
+    async with redis.Redis.from_url(server.url) as thief:
+        record = await thief.get(stem.replace("default", "forge") + "j:job")
+    assert isinstance(record, bytes)
+    return record
