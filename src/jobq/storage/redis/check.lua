@@ -3,19 +3,24 @@
 -- uses: record
 --
 -- KEYS[1]  the stem of no queue
+-- ARGV[1]  and ARGV[2] are given, so that TIME is tried here as well
 -- returns  '', or what the server said to the first command that it refused
+-- again    nothing is left behind, whatever was refused
 
 local key = stem .. 'check'
 local commands = {
-  {'GET', key}, {'SET', key, '1', 'PX', '1000'}, {'MSET', key, '1'}, {'MGET', key}, {'DEL', key}, {'EXISTS', key},
-  {'HSET', key, 'a', '1'}, {'HMGET', key, 'a'}, {'PEXPIRE', key, '1000'}, {'DEL', key},
+  {'TIME'}, {'DEL', key},
+  {'SET', key, '1', 'PX', '1000'}, {'GET', key}, {'MSET', key, '1'}, {'MGET', key}, {'EXISTS', key},
+  {'PEXPIRE', key, '1000'}, {'DEL', key},
+  {'HSET', key, 'a', '1'}, {'HMGET', key, 'a'}, {'DEL', key},
   {'ZADD', key, '1', 'a'}, {'ZRANGE', key, '0', '0'}, {'ZSCORE', key, 'a'}, {'ZCARD', key}, {'ZREM', key, 'a'},
   {'LPUSH', key, '1'}, {'DEL', key}, {publish, KEYS[2], ''},
 }
 for _, command in ipairs(commands) do
   local answer = redis.pcall(unpack(command))
   if type(answer) == 'table' and answer.err then
-    return command[1] .. ' ' .. command[2] .. ': ' .. answer.err
+    redis.pcall('DEL', key)
+    return command[1] .. ' ' .. (command[2] or '') .. ': ' .. answer.err
   end
 end
 return ''

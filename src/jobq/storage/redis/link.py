@@ -165,9 +165,11 @@ class Link:
             self._detach(unavailable(self.address, "the connection was closed"))
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
-            report_unexpected(tasks)
-            await wire.close(gently=closing)
+            try:
+                await asyncio.wait(tasks)
+                report_unexpected(tasks)
+            finally:  # Cancelled while it waits, when a broken link is closed.
+                await wire.close(gently=closing)
 
     def _attach(self, wire: Wire) -> None:
         self._wire = wire

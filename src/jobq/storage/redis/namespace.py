@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from jobq.clock import Clock
@@ -85,7 +86,10 @@ class RedisNamespace:
         next_in, taken, rescued = await self._run("claim", arguments)
         claims = []
         for id, raw in zip(taken[::2], taken[1::2], strict=True):
-            claims.append(decode(text(id), raw).claim(text(id)))
+            # The script reads only the head of a record. If the rest is damaged, the job is left to its lease, and
+            # whoever reads it is told; the others of this claim must not be lost with it.
+            with suppress(StorageCorruptError):
+                claims.append(decode(text(id), raw).claim(text(id)))
         return Claimed(claims, _rescued(rescued), _seconds(next_in))
 
     async def extend(self, claims: Sequence[tuple[str, str]], lease: float) -> Sequence[HeldAnswer]:

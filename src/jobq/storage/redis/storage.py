@@ -151,13 +151,21 @@ class RedisStorage(Connection):
             address = self._servers.address
             info = await self._servers.call(stem, ("INFO",))
             refuse_unfit(address, info, allow_eviction=self._allow_eviction, cluster=self._cluster)
-            refuse_forbidden(address, await self._run(stem, "check", ("", ""), ()))
-            # Scripts cannot try these.
-            await self._servers.call(stem, ("BLPOP", f"{stem}check", 0.01))
-            await self._servers.call(stem, ("SCAN", 0, "COUNT", 1))
+            await self._try_commands(stem, address)
         except BaseException:
             await self._servers.close()
             raise
+
+    async def _try_commands(self, stem: str, address: str) -> None:
+        """Send what will be sent: scripts by both ways in which they are run, and what scripts cannot try."""
+        one = script("check")
+        for way, body in (("EVAL", one.text), ("EVALSHA", one.digest)):
+            command: Command = (way, body, 2, stem, self.events(stem), 1, 1, self._publish)
+            refuse_forbidden(address, await self._servers.call(stem, command))
+        leave = "SUNSUBSCRIBE" if self._cluster else "UNSUBSCRIBE"
+        commands: list[Command] = [("BLPOP", f"{stem}check", 0.01), ("SCAN", 0, "COUNT", 1), (leave, f"{stem}check")]
+        for command in commands:
+            await self._servers.call(stem, command)
 
     async def _disconnect(self) -> None:
         await self._servers.close()
