@@ -28,7 +28,7 @@ from jobq.storage.connection import Connection
 from jobq.storage.contract import Hint, QueueStorage
 from jobq.storage.namespace import FileNamespace, FileWatch, Sleeper, data_version
 from jobq.storage.sockets import HintSocket
-from jobq.storage.sqlite import Database, Operation
+from jobq.storage.sqlite import Audience, Database, Operation
 
 A = TypeVar("A")
 
@@ -97,13 +97,18 @@ class FileStorage(Connection):
             self._end_thread()
 
     async def submit(
-        self, name: str, run: Callable[[sqlite3.Connection], A], *, writes: bool, deliver: Callable[[A], None] | None
+        self,
+        name: str,
+        run: Callable[[sqlite3.Connection], A],
+        *,
+        writes: bool,
+        audience: Audience | None = None,
     ) -> A:
-        """Let the thread run something in its next transaction; ``deliver`` is called even if nobody waits any more."""
+        """Let the thread run something in its next transaction."""
         loop = asyncio.get_running_loop()
         self.check_usable(loop)
         future: asyncio.Future[A] = loop.create_future()
-        self._outbox.append(Operation(name, run, future, writes=writes, deliver=deliver))
+        self._outbox.append(Operation(name, run, future, writes=writes, audience=audience))
         if not self._busy and not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._flush)
@@ -177,8 +182,8 @@ class FileStorage(Connection):
     def _answered(self, operations: list[Operation]) -> None:
         self._busy = False
         for operation in operations:
-            if operation.result is not None and operation.deliver is not None:
-                operation.deliver(operation.result)
+            if operation.result is not None and operation.audience is not None:
+                operation.audience.deliver(operation.result)
             future = operation.future
             if not future.done():
                 if operation.error is None:
@@ -194,7 +199,7 @@ class FileStorage(Connection):
         while self.sleepers:
             await asyncio.sleep(_POLL_EVERY)
             try:
-                version = await self.submit("poll", data_version, writes=False, deliver=None)
+                version = await self.submit("poll", data_version, writes=False)
             except Exception:
                 version = None  # The sleepers' own claims will tell what is wrong.
             if version != self._version:

@@ -24,6 +24,7 @@ from jobq.storage.contract import (
 )
 from jobq.storage.inspection import count_states, list_workers, read_page, register
 from jobq.storage.sockets import HintSocket
+from jobq.storage.sqlite import Audience
 from jobq.storage.transitions import Transitions
 
 A = TypeVar("A")
@@ -58,7 +59,7 @@ class FileWatch:
         self._loop = asyncio.get_running_loop()
         self.queue = queue
         self.address = name
-        self._secret = name.rpartition(":")[2]
+        self._secret = _secret_in(name)
         watches[self._secret] = self
 
     async def close(self) -> None:
@@ -88,7 +89,12 @@ class Host(Protocol):
     def saw(self, version: int) -> None: ...
 
     async def submit(
-        self, name: str, run: Callable[[sqlite3.Connection], A], *, writes: bool, deliver: Callable[[A], None] | None
+        self,
+        name: str,
+        run: Callable[[sqlite3.Connection], A],
+        *,
+        writes: bool,
+        audience: Audience | None = None,
     ) -> A: ...
 
 
@@ -146,7 +152,7 @@ class FileNamespace:
 
     async def prune(self, limit: int) -> int:
         removed = await self._do("prune", lambda work: work.prune(limit))
-        await self._storage.submit("shrink", self._storage.shrink, writes=True, deliver=None)
+        await self._storage.submit("shrink", self._storage.shrink, writes=True)
         return removed
 
     async def get(self, refs: Sequence[Ref]) -> Sequence[GetAnswer]:
@@ -215,6 +221,36 @@ class FileNamespace:
             if watch.queue == self._name:
                 watch.deliver(hint)
 
+    def tell_others(self, result: tuple[Any, Transitions]) -> None:
+        """Tell the watches and sleepers of other processes what was committed; called in the thread."""
+        work, socket = result[1], self._storage.hints
+        if socket is None:
+            return
+        if work.hints:
+            self._tell_abroad(socket, work.hints)
+        if self._sleepers or self._number is None:
+            return  # It is for `deliver` to say which of ours is woken.
+        if work.ready:
+            socket.wake_one(self._number)
+        elif work.earlier is not None:
+            socket.wake_one(self._number, before=self._clock.monotonic() + work.earlier)
+        work.ready, work.earlier = 0, None
+
+    def deliver(self, result: tuple[Any, Transitions]) -> None:
+        """Tell our own watches and sleepers what was committed."""
+        work = result[1]
+        for addresses, hint in work.hints:
+            if addresses is None:
+                self.tell_watches(hint)
+                continue
+            for address in addresses:
+                if watch := self._storage.watches.get(_secret_in(address)):
+                    watch.deliver(hint)
+        if work.ready:
+            self._wake(work.ready)
+        elif work.earlier is not None:
+            self._wake_if_earlier(work.earlier)
+
     async def _do(self, name: str, verb: Callable[[Transitions], A], *, writes: bool = True) -> A:
         number = self._number if self._number is not None else await self._queue_number()
 
@@ -224,18 +260,18 @@ class FileNamespace:
             work.finish()
             return answer, work
 
-        answer, _ = await self._storage.submit(name, run, writes=writes, deliver=self._deliver)
+        answer, _ = await self._storage.submit(name, run, writes=writes, audience=self)
         return answer
 
     async def _read(self, name: str, read: Callable[[sqlite3.Connection, int], A]) -> A:
         number = await self._queue_number()
-        return await self._storage.submit(name, lambda connection: read(connection, number), writes=False, deliver=None)
+        return await self._storage.submit(name, lambda connection: read(connection, number), writes=False)
 
     async def _queue_number(self) -> int:
         # A transaction of its own, so that a number is believed only once it is committed.
         if self._number is None:
             self._number = await self._storage.submit(
-                "register", lambda connection: register(connection, self._name), writes=True, deliver=None
+                "register", lambda connection: register(connection, self._name), writes=True
             )
         return self._number
 
@@ -248,35 +284,21 @@ class FileNamespace:
     def _look(self, connection: sqlite3.Connection, number: int) -> tuple[float | None, int]:
         return Transitions(connection, number, self._clock).due_in(), data_version(connection)
 
-    def _deliver(self, result: tuple[Any, Transitions]) -> None:
-        """Tell others what was committed."""
-        work = result[1]
-        if work.hints:
-            self._tell(work.hints)
-        if work.ready:
-            self._wake(work.ready)
-        elif work.earlier is not None:
-            self._wake_if_earlier(work.earlier)
-
-    def _tell(self, hints: list[tuple[tuple[str, ...] | None, Hint]]) -> None:
-        storage, abroad = self._storage, list[Hint]()
+    def _tell_abroad(self, socket: HintSocket, hints: list[tuple[tuple[str, ...] | None, Hint]]) -> None:
         by_socket: dict[str, list[tuple[str, Hint]]] = {}
+        for_all: list[Hint] = []
         for addresses, hint in hints:
             if addresses is None:
-                self.tell_watches(hint)
-                abroad.append(hint)
+                for_all.append(hint)
                 continue
             for address in addresses:
-                socket, _, secret = address.rpartition(":")
-                if watch := storage.watches.get(secret):
-                    watch.deliver(hint)
-                else:
-                    by_socket.setdefault(socket, []).append((secret, hint))
-        if storage.hints is not None:
-            for socket, some in by_socket.items():
-                storage.hints.send(socket, self._name, some)
-            if abroad:
-                storage.hints.send_to_all(self._name, abroad)
+                secret = _secret_in(address)
+                if secret not in self._storage.watches:
+                    by_socket.setdefault(address.rpartition(":")[0], []).append((secret, hint))
+        for name, some in by_socket.items():
+            socket.send(name, self._name, some)
+        if for_all:
+            socket.send_to_all(self._name, for_all)
 
     def _wake(self, most: int) -> None:
         """Wake as many sleepers of this process, or one of another; who leaves work behind wakes the next."""
@@ -304,6 +326,10 @@ class FileNamespace:
             self._sleepers.remove(sleeper)
         if self._storage.sleepers.pop(sleeper.marker, None) is not None and self._storage.hints is not None:
             self._storage.hints.unmark(sleeper.marker)
+
+
+def _secret_in(address: str) -> str:
+    return address.rpartition(":")[2]
 
 
 def data_version(connection: sqlite3.Connection) -> int:

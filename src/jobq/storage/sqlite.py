@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jobq.clock import Clock
 from jobq.errors import ConfigError, StorageCorruptError, StorageError, StorageFullError, StorageUnavailableError
@@ -51,10 +51,22 @@ _REASONS = {
 }
 
 
+class Audience(Protocol):
+    """Who hears of an operation's result, once that is committed."""
+
+    def tell_others(self, result: Any, /) -> None:
+        """Called in the thread, so that other processes need not wait until the loop has its turn."""
+        ...
+
+    def deliver(self, result: Any, /) -> None:
+        """Called in the loop, even if nobody waits for the answer any more."""
+        ...
+
+
 class Operation:
     """One call of a verb on its way through the thread."""
 
-    __slots__ = ("deliver", "error", "future", "name", "result", "run", "submitted_at", "writes")
+    __slots__ = ("audience", "error", "future", "name", "result", "run", "submitted_at", "writes")
 
     def __init__(
         self,
@@ -63,14 +75,13 @@ class Operation:
         future: asyncio.Future[Any],
         *,
         writes: bool,
-        deliver: Callable[[Any], None] | None,
+        audience: Audience | None,
     ) -> None:
         self.name = name
         self.run = run
         self.future = future
         self.writes = writes
-        self.deliver = deliver
-        """Called in the loop with the result, once that is committed."""
+        self.audience = audience
         self.submitted_at = time.monotonic()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -174,6 +185,7 @@ class Database:
         for operation in standing:
             if operation.error is None:
                 self._passed(operation, "after")
+                self._tell_others(operation)
 
     def _apply(self, connection: sqlite3.Connection, operation: Operation, *, alone: bool) -> None:
         guarded = operation.writes and not alone
@@ -198,6 +210,13 @@ class Database:
             operation.error = error
             return False
         return True
+
+    def _tell_others(self, operation: Operation) -> None:
+        try:
+            if operation.audience is not None:
+                operation.audience.tell_others(operation.result)
+        except Exception:  # It is done, whether or not others hear of it.
+            _log.exception("telling others of %s failed", operation.name)
 
     def _begin(self, connection: sqlite3.Connection, operations: list[Operation]) -> None:
         # One that begins by reading may not write later: SQLite refuses that at once when others have written.
