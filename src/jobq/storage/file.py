@@ -26,13 +26,12 @@ from jobq.clock import Clock
 from jobq.errors import ConfigError
 from jobq.storage.connection import Connection
 from jobq.storage.contract import Hint, QueueStorage
-from jobq.storage.namespace import FileNamespace, FileWatch, Sleeper, data_version
+from jobq.storage.namespace import POLL_EVERY, FileNamespace, FileWatch, Sleeper, data_version
 from jobq.storage.sockets import HintSocket
 from jobq.storage.sqlite import Audience, Database, Operation
 
 A = TypeVar("A")
 
-_POLL_EVERY = 0.5
 _SHRINK_PAGES = 500
 _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
 
@@ -103,12 +102,13 @@ class FileStorage(Connection):
         *,
         writes: bool,
         audience: Audience | None = None,
+        apart: bool = False,
     ) -> A:
-        """Let the thread run something in its next transaction."""
+        """Let the thread run something in its next transaction, or in one of its own after that."""
         loop = asyncio.get_running_loop()
         self.check_usable(loop)
         future: asyncio.Future[A] = loop.create_future()
-        self._outbox.append(Operation(name, run, future, writes=writes, audience=audience))
+        self._outbox.append(Operation(name, run, future, writes=writes, audience=audience, apart=apart))
         if not self._busy and not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._flush)
@@ -175,12 +175,15 @@ class FileStorage(Connection):
     def _flush(self) -> None:
         self._scheduled = False
         if self._outbox and not self._busy and self._database is not None:
-            self._busy = True
-            operations, self._outbox = self._outbox, []
-            self._database.put(operations)
+            together = [operation for operation in self._outbox if not operation.apart]
+            apart = [operation for operation in self._outbox if operation.apart]
+            self._outbox, self._busy = [], bool(together)
+            for operations in (together, *([operation] for operation in apart)):
+                if operations:
+                    self._database.put(operations)
 
     def _answered(self, operations: list[Operation]) -> None:
-        self._busy = False
+        self._busy = self._busy and operations[0].apart
         for operation in operations:
             if operation.result is not None and operation.audience is not None:
                 operation.audience.deliver(operation.result)
@@ -190,14 +193,14 @@ class FileStorage(Connection):
                     future.set_result(operation.result)
                 else:
                     future.set_exception(operation.error)
-        if not self._scheduled and self._loop is not None:
+        if self._outbox and not self._scheduled and self._loop is not None:
             # After the callers that were just answered have had their turn, so that what they ask for next comes along.
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
     async def _poll(self) -> None:
         while self.sleepers:
-            await asyncio.sleep(_POLL_EVERY)
+            await asyncio.sleep(POLL_EVERY)
             try:
                 version = await self.submit("poll", data_version, writes=False)
             except Exception:
@@ -220,4 +223,5 @@ class FileStorage(Connection):
 
     def _woken(self, marker: str) -> None:
         if sleeper := self.sleepers.get(marker):
+            sleeper.marked = False  # Who wakes us has removed it.
             sleeper.wake()

@@ -29,6 +29,8 @@ from jobq.storage.transitions import Transitions
 
 A = TypeVar("A")
 
+POLL_EVERY = 0.5
+"""Seconds between the looks at the database of a process with sleepers."""
 _MOST_SESSIONS = 64
 
 
@@ -39,6 +41,8 @@ class Sleeper:
         self.until = until
         self.woken = False
         self.marker = ""
+        self.marked = True
+        """Whether the marker may be there."""
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def wake(self) -> None:
@@ -95,6 +99,7 @@ class Host(Protocol):
         *,
         writes: bool,
         audience: Audience | None = None,
+        apart: bool = False,
     ) -> A: ...
 
 
@@ -187,12 +192,14 @@ class FileNamespace:
         self._slept += 1
         sleeper.marker = f"{number}-{self._slept}"
         if storage.hints is not None:
-            sleeper.marker = storage.hints.mark_idle(number, sleeper.until, self._slept)
+            sleeper.marker = storage.hints.marker(number, sleeper.until, self._slept)
         self._sleepers.append(sleeper)
         storage.sleepers[sleeper.marker] = sleeper
         timer: asyncio.TimerHandle | None = None
         try:
-            due_in, version = await self._read("look", self._look)
+            due_in, version = await storage.submit(
+                "look", lambda connection: self._look(connection, number, sleeper), writes=False, apart=True
+            )
             if due_in == 0.0:
                 return
             storage.saw(version)
@@ -232,7 +239,8 @@ class FileNamespace:
             return  # It is for `deliver` to say which of ours is woken.
         if work.ready:
             socket.wake_one(self._number)
-        elif work.earlier is not None:
+        elif work.earlier is not None and work.earlier < 2 * POLL_EVERY:
+            # What falls due later than that is noticed in time by everybody who sleeps, at the next poll.
             socket.wake_one(self._number, before=self._clock.monotonic() + work.earlier)
         work.ready, work.earlier = 0, None
 
@@ -281,7 +289,13 @@ class FileNamespace:
         if len(self._empty_claims) > _MOST_SESSIONS:
             del self._empty_claims[next(iter(self._empty_claims))]
 
-    def _look(self, connection: sqlite3.Connection, number: int) -> tuple[float | None, int]:
+    def _look(self, connection: sqlite3.Connection, number: int, sleeper: Sleeper) -> tuple[float | None, int]:
+        storage = self._storage
+        if storage.hints is not None and sleeper.marker in storage.sleepers:
+            # Before anything is read: who commits later finds the marker.
+            storage.hints.mark_idle(sleeper.marker)
+            if sleeper.marker not in storage.sleepers:  # It left meanwhile, perhaps before there was a marker.
+                storage.hints.unmark(sleeper.marker)
         return Transitions(connection, number, self._clock).due_in(), data_version(connection)
 
     def _tell_abroad(self, socket: HintSocket, hints: list[tuple[tuple[str, ...] | None, Hint]]) -> None:
@@ -324,8 +338,9 @@ class FileNamespace:
     def _remove(self, sleeper: Sleeper) -> None:
         if sleeper in self._sleepers:
             self._sleepers.remove(sleeper)
-        if self._storage.sleepers.pop(sleeper.marker, None) is not None and self._storage.hints is not None:
-            self._storage.hints.unmark(sleeper.marker)
+        hints, known = self._storage.hints, self._storage.sleepers.pop(sleeper.marker, None)
+        if known is not None and sleeper.marked and hints is not None:
+            hints.unmark(sleeper.marker)
 
 
 def _secret_in(address: str) -> str:

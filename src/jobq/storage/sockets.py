@@ -95,12 +95,13 @@ class HintSocket:
             if name != self.name:
                 self.send(name, queue, [("", hint) for hint in hints])
 
-    def mark_idle(self, queue: int, until: float, number: int) -> str:
-        """Leave a marker that says that a worker sleeps until then, and return its name."""
-        marker = f"{_IDLE}{queue}-{int(until * 1000)}-{number}-{self.name}"
+    def marker(self, queue: int, until: float, number: int) -> str:
+        """Return the name of the marker that says that a worker sleeps until then."""
+        return f"{_IDLE}{queue}-{int(until * 1000)}-{number}-{self.name}"
+
+    def mark_idle(self, marker: str) -> None:
         with contextlib.suppress(OSError), self._lock:
             os.close(os.open(marker, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=self._directory))
-        return marker
 
     def unmark(self, marker: str) -> bool:
         """Remove a marker; True if it was still there."""

@@ -66,7 +66,7 @@ class Audience(Protocol):
 class Operation:
     """One call of a verb on its way through the thread."""
 
-    __slots__ = ("audience", "error", "future", "name", "result", "run", "submitted_at", "writes")
+    __slots__ = ("apart", "audience", "error", "future", "name", "result", "run", "submitted_at", "writes")
 
     def __init__(
         self,
@@ -76,12 +76,15 @@ class Operation:
         *,
         writes: bool,
         audience: Audience | None,
+        apart: bool,
     ) -> None:
         self.name = name
         self.run = run
         self.future = future
         self.writes = writes
         self.audience = audience
+        self.apart = apart
+        """In a transaction of its own, after those of the others: it is in no hurry, and they are."""
         self.submitted_at = time.monotonic()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -97,6 +100,7 @@ class Database:
         self._inbox: queue.SimpleQueue[list[Operation] | None] = queue.SimpleQueue()
         self._identity = (0, 0)
         self._set_synchronous = synchronous
+        self._log_path = Path(f"{path}-wal")
         self._checkpointed_at = 0
         self._shrinking = False
         self._thread: threading.Thread | None = None
@@ -256,7 +260,7 @@ class Database:
 
     def _checkpoint(self, writer: sqlite3.Connection, copier: sqlite3.Connection) -> None:
         """Copy the log into the database if it has grown; the next write then begins the log anew."""
-        size = Path(f"{self._path}-wal").stat().st_size
+        size = self._log_path.stat().st_size
         if size < self._checkpointed_at:
             self._checkpointed_at = 0
         if size - self._checkpointed_at < CHECKPOINT_BYTES and not self._shrinking:
