@@ -2,7 +2,7 @@
 
     base_path/jobq.sqlite3        the database, mode 0600; -wal and -shm beside it while it is open
     base_path/sockets/s-…         one datagram socket for each open storage object, mode 0700 for the directory
-    base_path/sockets/idle-…      one marker for each worker that sleeps
+    base_path/sockets/idle-…      one marker for each worker that sleeps: a second name of its socket
 
 The transitions are in `jobq.storage.transitions`, the thread that runs them in `jobq.storage.sqlite`, hints between
 processes in `jobq.storage.sockets`, one queue's verbs in `jobq.storage.namespace`. Here operations are gathered for the
@@ -110,8 +110,7 @@ class FileStorage(Connection):
         future: asyncio.Future[A] = loop.create_future()
         self._outbox.append(Operation(name, run, future, writes=writes, audience=audience, apart=apart))
         if not self._busy and not self._scheduled:
-            self._scheduled = True
-            loop.call_soon(self._flush)
+            self._flush()  # At once: who comes while the thread works travels together, and nobody waits for company.
         return await future
 
     def shrink(self, connection: sqlite3.Connection) -> None:

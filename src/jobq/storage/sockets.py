@@ -100,8 +100,9 @@ class HintSocket:
         return f"{_IDLE}{queue}-{int(until * 1000)}-{number}-{self.name}"
 
     def mark_idle(self, marker: str) -> None:
+        """Leave a marker: a second name of our socket, which costs a fraction of a file of its own."""
         with contextlib.suppress(OSError), self._lock:
-            os.close(os.open(marker, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=self._directory))
+            os.link(self.name, marker, src_dir_fd=self._directory, dst_dir_fd=self._directory)
 
     def unmark(self, marker: str) -> bool:
         """Remove a marker; True if it was still there."""
