@@ -28,12 +28,12 @@ from typing import Any, Protocol
 
 from jobq.clock import Clock
 from jobq.errors import ConfigError, StorageCorruptError, StorageError, StorageFullError, StorageUnavailableError
+from jobq.storage.wal import Log
 
 BUSY_FOR = 5.0
 """Seconds after its submission within which an operation waits for another process's write lock."""
 CHECKPOINT_BYTES = 8 * 2**20
-"""How far the write-ahead log grows between checkpoints."""
-_KEPT_LOG_BYTES = 256 * 1024
+"""How far the write-ahead log grows between checkpoints, and how much of it is kept."""
 _LASTING = frozenset({"add", "settle", "cancel", "revive", "retain"})
 """Verbs whose answer is a promise that outlives a power cut, with durability "full". A claim, an extend or a rescue
 that a power cut undoes leaves the job to be run again, as the loss of its worker would have done anyway."""
@@ -100,8 +100,7 @@ class Database:
         self._inbox: queue.SimpleQueue[list[Operation] | None] = queue.SimpleQueue()
         self._identity = (0, 0)
         self._set_synchronous = synchronous
-        self._log_path = Path(f"{path}-wal")
-        self._checkpointed_at = 0
+        self._log: Log | None = None
         self._shrinking = False
         self._thread: threading.Thread | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -164,6 +163,8 @@ class Database:
             for connection in reversed(connections):
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
+            if self._log is not None:
+                self._log.close()
             _tell(loop, _succeed, ended)
 
     # One list of operations.
@@ -260,20 +261,17 @@ class Database:
 
     def _checkpoint(self, writer: sqlite3.Connection, copier: sqlite3.Connection) -> None:
         """Copy the log into the database if it has grown; the next write then begins the log anew."""
-        size = self._log_path.stat().st_size
-        if size < self._checkpointed_at:
-            self._checkpointed_at = 0
-        if size - self._checkpointed_at < CHECKPOINT_BYTES and not self._shrinking:
+        if self._log is None or not (self._shrinking or self._log.grown()):
             return
         writer.execute("BEGIN IMMEDIATE")
         try:
-            copier.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            [(_, frames, _)] = copier.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         finally:
             writer.execute("COMMIT")
-        self._checkpointed_at = size
+        self._log.checkpointed(frames)
         if self._shrinking:
             self._shrinking = False
-            writer.execute("UPDATE boot SET id = id")  # A write, so that the log is begun anew and cut.
+            _cut_log(writer)
 
     # Opening.
 
@@ -286,6 +284,8 @@ class Database:
             self._patiently(partial(self._prepare, connection), until)
         found = self._path.lstat()
         self._identity = (found.st_dev, found.st_ino)
+        (page_size,) = connections[0].execute("PRAGMA page_size").fetchone()
+        self._log = Log(Path(f"{self._path}-wal"), page_size=page_size, every=CHECKPOINT_BYTES)
 
     def _create_file(self) -> None:
         self._create_directories()
@@ -337,7 +337,7 @@ class Database:
             )
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.execute(f"PRAGMA journal_size_limit = {_KEPT_LOG_BYTES}")
+        connection.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES}")
         connection.execute("PRAGMA cache_size = -16000")
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -397,6 +397,16 @@ class Database:
             name, reason = _REASONS[code]
             return StorageUnavailableError(f"{self._path} {reason} ({error})", code=name)
         return StorageError(f"{self._path}: {error}", code="SQLITE")
+
+
+def _cut_log(writer: sqlite3.Connection) -> None:
+    """Let the log begin anew, and give what it took back to the file system."""
+    writer.execute("PRAGMA journal_size_limit = 0").fetchall()
+    try:
+        # Any write will do, and counters may skip numbers.
+        writer.execute("UPDATE queues SET counter = counter + 1")
+    finally:
+        writer.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES}").fetchall()
 
 
 def _primary(error: sqlite3.Error) -> int:
