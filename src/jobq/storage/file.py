@@ -2,7 +2,7 @@
 
     base_path/jobq.sqlite3        the database, mode 0600; -wal and -shm beside it while it is open
     base_path/sockets/s-…         one datagram socket for each open storage object, mode 0700 for the directory
-    base_path/sockets/idle-…      one marker for each worker that sleeps
+    base_path/sockets/idle-…      one marker for each worker that sleeps: a second name of its socket
 
 The transitions are in `jobq.storage.transitions`, the thread that runs them in `jobq.storage.sqlite`, hints between
 processes in `jobq.storage.sockets`, one queue's verbs in `jobq.storage.namespace`. Here operations are gathered for the
@@ -26,13 +26,12 @@ from jobq.clock import Clock
 from jobq.errors import ConfigError
 from jobq.storage.connection import Connection
 from jobq.storage.contract import Hint, QueueStorage
-from jobq.storage.namespace import FileNamespace, FileWatch, Sleeper, data_version
+from jobq.storage.namespace import POLL_EVERY, FileNamespace, FileWatch, Sleeper, data_version
 from jobq.storage.sockets import HintSocket
-from jobq.storage.sqlite import Database, Operation
+from jobq.storage.sqlite import Audience, Database, Operation
 
 A = TypeVar("A")
 
-_POLL_EVERY = 0.5
 _SHRINK_PAGES = 500
 _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
 
@@ -97,16 +96,21 @@ class FileStorage(Connection):
             self._end_thread()
 
     async def submit(
-        self, name: str, run: Callable[[sqlite3.Connection], A], *, writes: bool, deliver: Callable[[A], None] | None
+        self,
+        name: str,
+        run: Callable[[sqlite3.Connection], A],
+        *,
+        writes: bool,
+        audience: Audience | None = None,
+        apart: bool = False,
     ) -> A:
-        """Let the thread run something in its next transaction; ``deliver`` is called even if nobody waits any more."""
+        """Let the thread run something in its next transaction, or in one of its own after that."""
         loop = asyncio.get_running_loop()
         self.check_usable(loop)
         future: asyncio.Future[A] = loop.create_future()
-        self._outbox.append(Operation(name, run, future, writes=writes, deliver=deliver))
+        self._outbox.append(Operation(name, run, future, writes=writes, audience=audience, apart=apart))
         if not self._busy and not self._scheduled:
-            self._scheduled = True
-            loop.call_soon(self._flush)
+            self._flush()  # At once: who comes while the thread works travels together, and nobody waits for company.
         return await future
 
     def shrink(self, connection: sqlite3.Connection) -> None:
@@ -170,31 +174,34 @@ class FileStorage(Connection):
     def _flush(self) -> None:
         self._scheduled = False
         if self._outbox and not self._busy and self._database is not None:
-            self._busy = True
-            operations, self._outbox = self._outbox, []
-            self._database.put(operations)
+            together = [operation for operation in self._outbox if not operation.apart]
+            apart = [operation for operation in self._outbox if operation.apart]
+            self._outbox, self._busy = [], bool(together)
+            for operations in (together, *([operation] for operation in apart)):
+                if operations:
+                    self._database.put(operations)
 
     def _answered(self, operations: list[Operation]) -> None:
-        self._busy = False
+        self._busy = self._busy and operations[0].apart
         for operation in operations:
-            if operation.result is not None and operation.deliver is not None:
-                operation.deliver(operation.result)
+            if operation.result is not None and operation.audience is not None:
+                operation.audience.deliver(operation.result)
             future = operation.future
             if not future.done():
                 if operation.error is None:
                     future.set_result(operation.result)
                 else:
                     future.set_exception(operation.error)
-        if not self._scheduled and self._loop is not None:
+        if self._outbox and not self._scheduled and self._loop is not None:
             # After the callers that were just answered have had their turn, so that what they ask for next comes along.
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
     async def _poll(self) -> None:
         while self.sleepers:
-            await asyncio.sleep(_POLL_EVERY)
+            await asyncio.sleep(POLL_EVERY)
             try:
-                version = await self.submit("poll", data_version, writes=False, deliver=None)
+                version = await self.submit("poll", data_version, writes=False)
             except Exception:
                 version = None  # The sleepers' own claims will tell what is wrong.
             if version != self._version:
@@ -215,4 +222,5 @@ class FileStorage(Connection):
 
     def _woken(self, marker: str) -> None:
         if sleeper := self.sleepers.get(marker):
+            sleeper.marked = False  # Who wakes us has removed it.
             sleeper.wake()

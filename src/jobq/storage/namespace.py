@@ -24,10 +24,13 @@ from jobq.storage.contract import (
 )
 from jobq.storage.inspection import count_states, list_workers, read_page, register
 from jobq.storage.sockets import HintSocket
+from jobq.storage.sqlite import Audience
 from jobq.storage.transitions import Transitions
 
 A = TypeVar("A")
 
+POLL_EVERY = 0.5
+"""Seconds between the looks at the database of a process with sleepers."""
 _MOST_SESSIONS = 64
 
 
@@ -38,6 +41,8 @@ class Sleeper:
         self.until = until
         self.woken = False
         self.marker = ""
+        self.marked = True
+        """Whether the marker may be there."""
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def wake(self) -> None:
@@ -58,7 +63,7 @@ class FileWatch:
         self._loop = asyncio.get_running_loop()
         self.queue = queue
         self.address = name
-        self._secret = name.rpartition(":")[2]
+        self._secret = _secret_in(name)
         watches[self._secret] = self
 
     async def close(self) -> None:
@@ -88,7 +93,13 @@ class Host(Protocol):
     def saw(self, version: int) -> None: ...
 
     async def submit(
-        self, name: str, run: Callable[[sqlite3.Connection], A], *, writes: bool, deliver: Callable[[A], None] | None
+        self,
+        name: str,
+        run: Callable[[sqlite3.Connection], A],
+        *,
+        writes: bool,
+        audience: Audience | None = None,
+        apart: bool = False,
     ) -> A: ...
 
 
@@ -146,7 +157,7 @@ class FileNamespace:
 
     async def prune(self, limit: int) -> int:
         removed = await self._do("prune", lambda work: work.prune(limit))
-        await self._storage.submit("shrink", self._storage.shrink, writes=True, deliver=None)
+        await self._storage.submit("shrink", self._storage.shrink, writes=True)
         return removed
 
     async def get(self, refs: Sequence[Ref]) -> Sequence[GetAnswer]:
@@ -181,12 +192,14 @@ class FileNamespace:
         self._slept += 1
         sleeper.marker = f"{number}-{self._slept}"
         if storage.hints is not None:
-            sleeper.marker = storage.hints.mark_idle(number, sleeper.until, self._slept)
+            sleeper.marker = storage.hints.marker(number, sleeper.until, self._slept)
         self._sleepers.append(sleeper)
         storage.sleepers[sleeper.marker] = sleeper
         timer: asyncio.TimerHandle | None = None
         try:
-            due_in, version = await self._read("look", self._look)
+            due_in, version = await storage.submit(
+                "look", lambda connection: self._look(connection, number, sleeper), writes=False, apart=True
+            )
             if due_in == 0.0:
                 return
             storage.saw(version)
@@ -215,6 +228,37 @@ class FileNamespace:
             if watch.queue == self._name:
                 watch.deliver(hint)
 
+    def tell_others(self, result: tuple[Any, Transitions]) -> None:
+        """Tell the watches and sleepers of other processes what was committed; called in the thread."""
+        work, socket = result[1], self._storage.hints
+        if socket is None:
+            return
+        if work.hints:
+            self._tell_abroad(socket, work.hints)
+        if self._sleepers or self._number is None:
+            return  # It is for `deliver` to say which of ours is woken.
+        if work.ready:
+            socket.wake_one(self._number)
+        elif work.earlier is not None and work.earlier < 2 * POLL_EVERY:
+            # What falls due later than that is noticed in time by everybody who sleeps, at the next poll.
+            socket.wake_one(self._number, before=self._clock.monotonic() + work.earlier)
+        work.ready, work.earlier = 0, None
+
+    def deliver(self, result: tuple[Any, Transitions]) -> None:
+        """Tell our own watches and sleepers what was committed."""
+        work = result[1]
+        for addresses, hint in work.hints:
+            if addresses is None:
+                self.tell_watches(hint)
+                continue
+            for address in addresses:
+                if watch := self._storage.watches.get(_secret_in(address)):
+                    watch.deliver(hint)
+        if work.ready:
+            self._wake(work.ready)
+        elif work.earlier is not None:
+            self._wake_if_earlier(work.earlier)
+
     async def _do(self, name: str, verb: Callable[[Transitions], A], *, writes: bool = True) -> A:
         number = self._number if self._number is not None else await self._queue_number()
 
@@ -224,18 +268,18 @@ class FileNamespace:
             work.finish()
             return answer, work
 
-        answer, _ = await self._storage.submit(name, run, writes=writes, deliver=self._deliver)
+        answer, _ = await self._storage.submit(name, run, writes=writes, audience=self)
         return answer
 
     async def _read(self, name: str, read: Callable[[sqlite3.Connection, int], A]) -> A:
         number = await self._queue_number()
-        return await self._storage.submit(name, lambda connection: read(connection, number), writes=False, deliver=None)
+        return await self._storage.submit(name, lambda connection: read(connection, number), writes=False)
 
     async def _queue_number(self) -> int:
         # A transaction of its own, so that a number is believed only once it is committed.
         if self._number is None:
             self._number = await self._storage.submit(
-                "register", lambda connection: register(connection, self._name), writes=True, deliver=None
+                "register", lambda connection: register(connection, self._name), writes=True
             )
         return self._number
 
@@ -245,38 +289,30 @@ class FileNamespace:
         if len(self._empty_claims) > _MOST_SESSIONS:
             del self._empty_claims[next(iter(self._empty_claims))]
 
-    def _look(self, connection: sqlite3.Connection, number: int) -> tuple[float | None, int]:
+    def _look(self, connection: sqlite3.Connection, number: int, sleeper: Sleeper) -> tuple[float | None, int]:
+        storage = self._storage
+        if storage.hints is not None and sleeper.marker in storage.sleepers:
+            # Before anything is read: who commits later finds the marker.
+            storage.hints.mark_idle(sleeper.marker)
+            if sleeper.marker not in storage.sleepers:  # It left meanwhile, perhaps before there was a marker.
+                storage.hints.unmark(sleeper.marker)
         return Transitions(connection, number, self._clock).due_in(), data_version(connection)
 
-    def _deliver(self, result: tuple[Any, Transitions]) -> None:
-        """Tell others what was committed."""
-        work = result[1]
-        if work.hints:
-            self._tell(work.hints)
-        if work.ready:
-            self._wake(work.ready)
-        elif work.earlier is not None:
-            self._wake_if_earlier(work.earlier)
-
-    def _tell(self, hints: list[tuple[tuple[str, ...] | None, Hint]]) -> None:
-        storage, abroad = self._storage, list[Hint]()
+    def _tell_abroad(self, socket: HintSocket, hints: list[tuple[tuple[str, ...] | None, Hint]]) -> None:
         by_socket: dict[str, list[tuple[str, Hint]]] = {}
+        for_all: list[Hint] = []
         for addresses, hint in hints:
             if addresses is None:
-                self.tell_watches(hint)
-                abroad.append(hint)
+                for_all.append(hint)
                 continue
             for address in addresses:
-                socket, _, secret = address.rpartition(":")
-                if watch := storage.watches.get(secret):
-                    watch.deliver(hint)
-                else:
-                    by_socket.setdefault(socket, []).append((secret, hint))
-        if storage.hints is not None:
-            for socket, some in by_socket.items():
-                storage.hints.send(socket, self._name, some)
-            if abroad:
-                storage.hints.send_to_all(self._name, abroad)
+                secret = _secret_in(address)
+                if secret not in self._storage.watches:
+                    by_socket.setdefault(address.rpartition(":")[0], []).append((secret, hint))
+        for name, some in by_socket.items():
+            socket.send(name, self._name, some)
+        if for_all:
+            socket.send_to_all(self._name, for_all)
 
     def _wake(self, most: int) -> None:
         """Wake as many sleepers of this process, or one of another; who leaves work behind wakes the next."""
@@ -302,8 +338,13 @@ class FileNamespace:
     def _remove(self, sleeper: Sleeper) -> None:
         if sleeper in self._sleepers:
             self._sleepers.remove(sleeper)
-        if self._storage.sleepers.pop(sleeper.marker, None) is not None and self._storage.hints is not None:
-            self._storage.hints.unmark(sleeper.marker)
+        hints, known = self._storage.hints, self._storage.sleepers.pop(sleeper.marker, None)
+        if known is not None and sleeper.marked and hints is not None:
+            hints.unmark(sleeper.marker)
+
+
+def _secret_in(address: str) -> str:
+    return address.rpartition(":")[2]
 
 
 def data_version(connection: sqlite3.Connection) -> int:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,8 @@ class HintSocket:
         self._heard = heard
         self._woken = woken
         self._loop = asyncio.get_running_loop()
+        # The storage's thread sends too: what it sends on is not closed meanwhile.
+        self._lock = threading.RLock()
         self._directory = -1
         self._socket: socket.socket | None = None
 
@@ -61,15 +64,16 @@ class HintSocket:
         return True
 
     def close(self) -> None:
-        if self._socket is not None:
-            with contextlib.suppress(OSError, RuntimeError, ValueError):
-                self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
-        if self._directory >= 0:
-            self._forget(self.name)
-            os.close(self._directory)
-            self._directory = -1
+        with self._lock:
+            if self._socket is not None:
+                with contextlib.suppress(OSError, RuntimeError, ValueError):
+                    self._loop.remove_reader(self._socket.fileno())
+                self._socket.close()
+                self._socket = None
+            if self._directory >= 0:
+                self._forget(self.name)
+                os.close(self._directory)
+                self._directory = -1
 
     def send(self, name: str, queue: str, hints: list[tuple[str, Hint]]) -> None:
         """Send hints to one socket, in as few datagrams as fit."""
@@ -91,17 +95,20 @@ class HintSocket:
             if name != self.name:
                 self.send(name, queue, [("", hint) for hint in hints])
 
-    def mark_idle(self, queue: int, until: float, number: int) -> str:
-        """Leave a marker that says that a worker sleeps until then, and return its name."""
-        marker = f"{_IDLE}{queue}-{int(until * 1000)}-{number}-{self.name}"
-        with contextlib.suppress(OSError):
-            os.close(os.open(marker, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=self._directory))
-        return marker
+    def marker(self, queue: int, until: float, number: int) -> str:
+        """Return the name of the marker that says that a worker sleeps until then."""
+        return f"{_IDLE}{queue}-{int(until * 1000)}-{number}-{self.name}"
+
+    def mark_idle(self, marker: str) -> None:
+        """Leave a marker: a second name of our socket, which costs a fraction of a file of its own."""
+        with contextlib.suppress(OSError), self._lock:
+            os.link(self.name, marker, src_dir_fd=self._directory, dst_dir_fd=self._directory)
 
     def unmark(self, marker: str) -> bool:
         """Remove a marker; True if it was still there."""
         try:
-            os.unlink(marker, dir_fd=self._directory)
+            with self._lock:
+                os.unlink(marker, dir_fd=self._directory)
         except OSError:
             return False
         return True
@@ -119,20 +126,23 @@ class HintSocket:
         return False
 
     def _names(self, prefix: str) -> list[str]:
-        if self._directory < 0:
-            return []
         try:
-            # By descriptor, which pathlib cannot: the directory may have been renamed.
-            return sorted(name for name in os.listdir(self._directory) if name.startswith(prefix))  # noqa: PTH208
+            with self._lock:
+                # By descriptor, which pathlib cannot: the directory may have been renamed.
+                names = os.listdir(self._directory) if self._directory >= 0 else []  # noqa: PTH208
         except OSError:
             return []
+        return sorted(name for name in names if name.startswith(prefix))
 
     def _send(self, name: str, data: bytes, give_up_at: float | None = None) -> bool:
         """Send without waiting; False if the receiver is dead."""
-        if self._socket is None or not name.startswith(_SOCKET) or "/" in name:
+        if not name.startswith(_SOCKET) or "/" in name:
             return False
         try:
-            self._socket.sendto(data, self._address(name))
+            with self._lock:
+                if self._socket is None:
+                    return False
+                self._socket.sendto(data, self._address(name))
         except (ConnectionRefusedError, FileNotFoundError):
             self._forget(name)
             return False
@@ -140,7 +150,10 @@ class HintSocket:
             now = time.monotonic()
             give_up_at = now + _TRY_FOR if give_up_at is None else give_up_at
             if isinstance(error, BlockingIOError) and now < give_up_at:
-                self._loop.call_later(_TRY_EVERY, self._send, name, data, give_up_at)
+                with contextlib.suppress(RuntimeError):  # The loop may have been closed.
+                    self._loop.call_soon_threadsafe(
+                        self._loop.call_later, _TRY_EVERY, self._send, name, data, give_up_at
+                    )
         return True
 
     def _read(self) -> None:
@@ -174,8 +187,7 @@ class HintSocket:
     def _forget(self, name: str) -> None:
         """Remove a socket and the markers of its workers."""
         for marker in [name, *(marker for marker in self._names(_IDLE) if marker.endswith(f"-{name}"))]:
-            with contextlib.suppress(OSError):
-                os.unlink(marker, dir_fd=self._directory)
+            self.unmark(marker)
 
     def _address(self, name: str) -> str:
         return f"/proc/self/fd/{self._directory}/{name}"

@@ -24,16 +24,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jobq.clock import Clock
 from jobq.errors import ConfigError, StorageCorruptError, StorageError, StorageFullError, StorageUnavailableError
+from jobq.storage.wal import Log
 
 BUSY_FOR = 5.0
 """Seconds after its submission within which an operation waits for another process's write lock."""
 CHECKPOINT_BYTES = 8 * 2**20
-"""How far the write-ahead log grows between checkpoints."""
-_KEPT_LOG_BYTES = 256 * 1024
+"""How far the write-ahead log grows between checkpoints, and how much of it is kept."""
 _LASTING = frozenset({"add", "settle", "cancel", "revive", "retain"})
 """Verbs whose answer is a promise that outlives a power cut, with durability "full". A claim, an extend or a rescue
 that a power cut undoes leaves the job to be run again, as the loss of its worker would have done anyway."""
@@ -51,10 +51,22 @@ _REASONS = {
 }
 
 
+class Audience(Protocol):
+    """Who hears of an operation's result, once that is committed."""
+
+    def tell_others(self, result: Any, /) -> None:
+        """Called in the thread, so that other processes need not wait until the loop has its turn."""
+        ...
+
+    def deliver(self, result: Any, /) -> None:
+        """Called in the loop, even if nobody waits for the answer any more."""
+        ...
+
+
 class Operation:
     """One call of a verb on its way through the thread."""
 
-    __slots__ = ("deliver", "error", "future", "name", "result", "run", "submitted_at", "writes")
+    __slots__ = ("apart", "audience", "error", "future", "name", "result", "run", "submitted_at", "writes")
 
     def __init__(
         self,
@@ -63,14 +75,16 @@ class Operation:
         future: asyncio.Future[Any],
         *,
         writes: bool,
-        deliver: Callable[[Any], None] | None,
+        audience: Audience | None,
+        apart: bool,
     ) -> None:
         self.name = name
         self.run = run
         self.future = future
         self.writes = writes
-        self.deliver = deliver
-        """Called in the loop with the result, once that is committed."""
+        self.audience = audience
+        self.apart = apart
+        """In a transaction of its own, after those of the others: it is in no hurry, and they are."""
         self.submitted_at = time.monotonic()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -86,7 +100,7 @@ class Database:
         self._inbox: queue.SimpleQueue[list[Operation] | None] = queue.SimpleQueue()
         self._identity = (0, 0)
         self._set_synchronous = synchronous
-        self._checkpointed_at = 0
+        self._log: Log | None = None
         self._shrinking = False
         self._thread: threading.Thread | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -149,6 +163,8 @@ class Database:
             for connection in reversed(connections):
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
+            if self._log is not None:
+                self._log.close()
             _tell(loop, _succeed, ended)
 
     # One list of operations.
@@ -174,6 +190,7 @@ class Database:
         for operation in standing:
             if operation.error is None:
                 self._passed(operation, "after")
+                self._tell_others(operation)
 
     def _apply(self, connection: sqlite3.Connection, operation: Operation, *, alone: bool) -> None:
         guarded = operation.writes and not alone
@@ -198,6 +215,13 @@ class Database:
             operation.error = error
             return False
         return True
+
+    def _tell_others(self, operation: Operation) -> None:
+        try:
+            if operation.audience is not None:
+                operation.audience.tell_others(operation.result)
+        except Exception:  # It is done, whether or not others hear of it.
+            _log.exception("telling others of %s failed", operation.name)
 
     def _begin(self, connection: sqlite3.Connection, operations: list[Operation]) -> None:
         # One that begins by reading may not write later: SQLite refuses that at once when others have written.
@@ -237,20 +261,17 @@ class Database:
 
     def _checkpoint(self, writer: sqlite3.Connection, copier: sqlite3.Connection) -> None:
         """Copy the log into the database if it has grown; the next write then begins the log anew."""
-        size = Path(f"{self._path}-wal").stat().st_size
-        if size < self._checkpointed_at:
-            self._checkpointed_at = 0
-        if size - self._checkpointed_at < CHECKPOINT_BYTES and not self._shrinking:
+        if self._log is None or not (self._shrinking or self._log.grown()):
             return
         writer.execute("BEGIN IMMEDIATE")
         try:
-            copier.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            [(_, frames, _)] = copier.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         finally:
             writer.execute("COMMIT")
-        self._checkpointed_at = size
+        self._log.checkpointed(frames)
         if self._shrinking:
             self._shrinking = False
-            writer.execute("UPDATE boot SET id = id")  # A write, so that the log is begun anew and cut.
+            _cut_log(writer)
 
     # Opening.
 
@@ -263,6 +284,8 @@ class Database:
             self._patiently(partial(self._prepare, connection), until)
         found = self._path.lstat()
         self._identity = (found.st_dev, found.st_ino)
+        (page_size,) = connections[0].execute("PRAGMA page_size").fetchone()
+        self._log = Log(Path(f"{self._path}-wal"), page_size=page_size, every=CHECKPOINT_BYTES)
 
     def _create_file(self) -> None:
         self._create_directories()
@@ -314,7 +337,7 @@ class Database:
             )
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.execute(f"PRAGMA journal_size_limit = {_KEPT_LOG_BYTES}")
+        connection.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES}")
         connection.execute("PRAGMA cache_size = -16000")
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -374,6 +397,16 @@ class Database:
             name, reason = _REASONS[code]
             return StorageUnavailableError(f"{self._path} {reason} ({error})", code=name)
         return StorageError(f"{self._path}: {error}", code="SQLITE")
+
+
+def _cut_log(writer: sqlite3.Connection) -> None:
+    """Let the log begin anew, and give what it took back to the file system."""
+    writer.execute("PRAGMA journal_size_limit = 0").fetchall()
+    try:
+        # Any write will do, and counters may skip numbers.
+        writer.execute("UPDATE queues SET counter = counter + 1")
+    finally:
+        writer.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES}").fetchall()
 
 
 def _primary(error: sqlite3.Error) -> int:

@@ -29,6 +29,7 @@ class Steps:
         self._now = clock.now()
         self._monotonic = clock.monotonic()
         self._counter: int | None = None
+        self._counted = False
         self.hints: list[tuple[tuple[str, ...] | None, Hint]] = []
         """To be told after the commit; without addresses to every watch of the queue."""
         self.ready = 0
@@ -38,7 +39,7 @@ class Steps:
 
     def finish(self) -> None:
         """Write what is written once per operation."""
-        if self._counter is not None:
+        if self._counted:
             self._run("UPDATE queues SET counter = ? WHERE number = ?", (self._counter, self._queue))
 
     def _end(self, row: Row, state: State, ttl: float) -> None:
@@ -91,7 +92,7 @@ class Steps:
         if self._counter is None:
             (self._counter,) = self._run("SELECT counter FROM queues WHERE number = ?", (self._queue,)).fetchone()
         first = max(self._counter + 1, int(self._now * 1e6))
-        self._counter = first + many - 1
+        self._counter, self._counted = first + many - 1, True
         return first
 
     def _lapses_in(self) -> float | None:

@@ -43,6 +43,22 @@ _INSERT = """
         recent, replies, payload) VALUES {rows} ON CONFLICT DO NOTHING"""
 _VALUES = "(?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _MOST_ROWS = 64
+_INSERTS = {1 << n: _INSERT.format(rows=", ".join([_VALUES] * (1 << n))) for n in range(_MOST_ROWS.bit_length())}
+"""By the number of rows."""
+_DUE = "SELECT min(due) FROM jobs INDEXED BY later WHERE queue = queues.number AND due IS NOT NULL"
+_LAPSES = (
+    "FROM jobs INDEXED BY leased WHERE queue = queues.number AND lease_until IS NOT NULL ORDER BY lease_until LIMIT 1"
+)
+_READY = "FROM jobs INDEXED BY ready WHERE queue = {queue} AND state <= 1 AND due IS NULL"
+_OUTLOOK = f"""
+    SELECT counter, (SELECT nonce FROM claims WHERE queue = queues.number AND session = ?), ({_DUE}),
+        (SELECT lease_until {_LAPSES}), (SELECT lease_until - lease {_LAPSES}) FROM queues WHERE number = ?"""
+_WAITS = f"""
+    SELECT EXISTS (SELECT 1 {_READY.format(queue="queues.number")}), ({_DUE}), (SELECT lease_until {_LAPSES})
+    FROM queues WHERE number = ?"""
+_FIND = f"""
+    SELECT number, id, generation, payload, attempts + 1, max_attempts, created_at, result_ttl
+    {_READY.format(queue="?")} ORDER BY priority DESC, place LIMIT ?"""
 _TAKE = """
     UPDATE jobs SET state = 2, attempts = attempts + 1, worker = ?, token = ?, lease = ?, lease_until = ?,
         started_at = ? WHERE number = ?"""
@@ -75,21 +91,24 @@ class Transitions(Steps):
         return answers
 
     def claim(self, worker_id: str, lease: float, limit: int, nonce: str) -> Claimed:
-        repeated = self._repeated_claim(nonce)
-        if repeated is not None:
-            return Claimed(repeated, [], self.due_in())
-        rescued = self._rescue(limit + _ON_THE_WAY)
-        self._promote()
-        found = self._run(
-            """SELECT number, id, generation, payload, attempts + 1, max_attempts, created_at, result_ttl
-            FROM jobs INDEXED BY ready WHERE queue = ? AND state <= 1 AND due IS NULL
-            ORDER BY priority DESC, place LIMIT ?""",
-            (self._queue, limit),
-        ).fetchall()
+        outlook = self._run(_OUTLOOK, (nonce.rpartition(".")[0], self._queue)).fetchone()
+        self._counter, last, due, lapses, leased = outlook
+        if last == nonce:
+            return Claimed(self._repeated_claim(nonce), [], self.due_in())
+        rescued: list[Rescued] = []
+        promoted = due is not None and due <= self._now
+        if promoted:
+            self._promote()
+        if lapses is not None and (lapses <= self._monotonic or leased > self._monotonic):
+            rescued = self._rescue(limit + _ON_THE_WAY)
+        found = self._run(_FIND, (self._queue, limit)).fetchall()
         claims: list[Claim] = []
         if found:
             claims = self._take(found, worker_id, lease, nonce)
-        due_in = self.due_in()
+            lapses = self._monotonic + lease if lapses is None else min(lapses, self._monotonic + lease)
+        # Unless more was touched than ready jobs, what else falls due is as it was.
+        touched = promoted or rescued or len(found) == limit
+        due_in = self.due_in() if touched else self._sooner(due, lapses)
         if due_in == 0.0:
             self.ready += 1  # One worker wakes the next, so that an add wakes no herd.
         elif found:
@@ -190,16 +209,8 @@ class Transitions(Steps):
 
     def due_in(self) -> float | None:
         """Return seconds until something may be claimed, as `Claimed.next_in` has it."""
-        waits = self._run(
-            "SELECT 1 FROM jobs INDEXED BY ready WHERE queue = ? AND state <= 1 AND due IS NULL LIMIT 1", (self._queue,)
-        ).fetchall()
-        if waits:
-            return 0.0
-        (due,) = self._run(
-            "SELECT min(due) FROM jobs INDEXED BY later WHERE queue = ? AND due IS NOT NULL", (self._queue,)
-        ).fetchone()
-        due_in = None if due is None else max(0.0, due - self._now)
-        return min((seconds for seconds in (due_in, self._lapses_in()) if seconds is not None), default=None)
+        waits, due, lapses = self._run(_WAITS, (self._queue,)).fetchone()
+        return 0.0 if waits else self._sooner(due, lapses)
 
     # Steps that the verbs are made of.
 
@@ -219,8 +230,7 @@ class Transitions(Steps):
         inserted = start = 0
         while start < len(rows):
             many = min(_MOST_ROWS, 1 << ((len(rows) - start).bit_length() - 1))
-            statement = _INSERT.format(rows=", ".join([_VALUES] * many))
-            inserted += self._run(statement, [*chain.from_iterable(rows[start : start + many])]).rowcount
+            inserted += self._run(_INSERTS[many], [*chain.from_iterable(rows[start : start + many])]).rowcount
             start += many
         return inserted
 
@@ -256,15 +266,12 @@ class Transitions(Steps):
         )
         return claims
 
-    def _repeated_claim(self, nonce: str) -> list[Claim] | None:
-        """Return those of an earlier claim's claims that still stand, if this is the same request."""
-        last = self._run(
-            "SELECT first, random, numbers FROM claims WHERE queue = ? AND session = ? AND nonce = ?",
-            (self._queue, nonce.rpartition(".")[0], nonce),
+    def _repeated_claim(self, nonce: str) -> list[Claim]:
+        """Return those of the last claim's claims that still stand."""
+        first, random, numbers = self._run(
+            "SELECT first, random, numbers FROM claims WHERE queue = ? AND session = ?",
+            (self._queue, nonce.rpartition(".")[0]),
         ).fetchone()
-        if last is None:
-            return None
-        first, random, numbers = last
         claims: list[Claim] = []
         for counter, number in enumerate(msgspec.msgpack.decode(numbers, type=list[int]), first):
             still = self._run(
@@ -359,6 +366,14 @@ class Transitions(Steps):
             rescued.append(Rescued(row.id, row.generation, row.state, row.attempts))
             self._tell_all(HintKind.RESCUED, row)
         return rescued
+
+    def _sooner(self, due: float | None, lapses: float | None) -> float | None:
+        """Return seconds until the earlier of a due time and a lease's end."""
+        due_in = None if due is None else max(0.0, due - self._now)
+        lapses_in = None if lapses is None else max(0.0, lapses - self._monotonic)
+        if due_in is None or lapses_in is None:
+            return lapses_in if due_in is None else due_in
+        return min(due_in, lapses_in)
 
     def _promote(self) -> None:
         """Make due jobs ready, in the place that their due time gives them."""
