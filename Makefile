@@ -45,9 +45,10 @@ demo-valkey: ## The same on a Valkey server that it starts
 
 .PHONY: test
 test: $(VENV)/installed-dev ## Run the tests; STORAGE=memory|file|redis|valkey|cluster|sentinel, SEED=… to repeat an order
-	@$(if $(filter redis,$(STORAGE)),command -v redis-server >/dev/null || { \
-		echo 'redis-server is missing: install it, for example with: apt-get install redis-server' >&2; exit 1; };) \
-	$(PYTEST) $(ARGS)
+	@if [ '$(STORAGE)' = redis ] && ! command -v redis-server >/dev/null; then \
+		echo 'redis-server is missing: install it (apt-get install redis-server, for example)' >&2; exit 1; \
+	fi
+	@$(PYTEST) $(ARGS)
 
 .PHONY: test-all
 test-all: ## Run the tests on every Python 3.11 to 3.13 that is found
