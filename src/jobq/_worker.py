@@ -19,13 +19,12 @@ import asyncio
 import contextvars
 import logging
 import math
-import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from jobq._batch import Batcher, resend
+from jobq._batch import Batcher, resend, start
 from jobq._executor import Executor, Outcome
 from jobq._failure import decode_error, failure
 from jobq._lease import LeaseGroup, Renewer
@@ -255,7 +254,7 @@ class Worker:
             self._watch_leases()
         if options.job_timeout is not None:
             running.tick = self._timeouts.add(_JobTime(self, running), options.job_timeout)
-        running.task = task = _start(self._run(running), self._loop)
+        running.task = task = start(self._run(running), self._loop)
         if running.signal.reason is not None and not self._executor.threaded and not task.done():
             task.cancel()  # Asked for in the handler's first step, when there was no task to cancel yet.
 
@@ -286,7 +285,7 @@ class Worker:
             if not self._executor.threaded:
                 self._timeouts.add(_JobTime(self, running), IGNORED_AFTER)
                 return
-        _start(self._decide_timed_out(running), self._loop)
+        start(self._decide_timed_out(running), self._loop)
 
     async def _decide_timed_out(self, running: Running) -> None:
         """Settle a job whose handler goes on although its time is over; its slot stays taken until it ends."""
@@ -414,18 +413,6 @@ class Worker:
                     await asyncio.sleep(0.05)  # Claims and settles go first.
             except StorageError as error:
                 self._logger.info("queue %s: pruning put off: %s", self._options.queue, error)
-
-
-if sys.version_info >= (3, 12):
-
-    def _start(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        """Begin eagerly: a handler that never waits then costs no turn of the loop."""
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)
-
-else:
-
-    def _start(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        return asyncio.Task(coroutine, loop=loop)
 
 
 class _JobTime:

@@ -15,6 +15,7 @@ from jobq.errors import ConfigError, StorageCorruptError, StorageError, StorageU
 from jobq.job import NewJob, Settlement, State
 from jobq.storage.contract import Hint, HintKind
 from jobq.storage.file import FileStorage
+from jobq.storage.sqlite import CHECKPOINT_BYTES
 
 DATABASE = "jobq.sqlite3"
 
@@ -204,6 +205,44 @@ def test_the_file_shrinks_when_jobs_have_expired(tmp_path: Path) -> None:
         size = sum(path.stat().st_size for path in tmp_path.glob("jobq*"))  # noqa: ASYNC240
         assert size < 2**20 < full
         await storage.close()
+
+    asyncio.run(use())
+
+
+def test_a_sleeper_that_leaves_before_it_is_marked_leaves_no_marker(tmp_path: Path) -> None:
+    """Else a wake-up would go to somebody who sleeps no more."""
+
+    async def use() -> None:
+        storage = await opened(tmp_path)
+        queue = storage.namespace("q")
+        await queue.counts()
+        for turns in range(8):
+            sleeping = asyncio.ensure_future(queue.wait_for_work(30.0))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            sleeping.cancel()
+            await asyncio.wait([sleeping])
+        await queue.counts()
+        assert [*(tmp_path / "sockets").glob("idle-*")] == []
+        await storage.close()
+
+    asyncio.run(use())
+
+
+@pytest.mark.slow
+def test_the_log_is_written_anew_when_it_has_grown(tmp_path: Path) -> None:
+    """By whichever process notices; it is kept, but it does not grow for ever."""
+
+    async def use() -> None:
+        writers = await opened(tmp_path), await opened(tmp_path)
+        for number in range(120):
+            payload = b"x" * 500_000
+            assert await writers[number % 2].namespace("q").add([job(f"j{number}", payload=payload)]) == [None]
+        log = (tmp_path / f"{DATABASE}-wal").stat().st_size
+        assert CHECKPOINT_BYTES <= log < 2 * CHECKPOINT_BYTES
+        assert (await writers[0].namespace("q").counts())[State.QUEUED] == 120
+        for writer in writers:
+            await writer.close()
 
     asyncio.run(use())
 
