@@ -206,6 +206,19 @@ async def test_while_the_server_is_away_time_passes_and_afterwards_markers_come(
 
 
 @in_loop
+async def test_who_began_to_wait_while_the_server_was_away_looks_as_soon_as_it_is_back(start: Starter) -> None:
+    """A server that was away may have lost the marker, and a list without one says nothing."""
+    server = start.server()
+    async with connected(server.url) as servers:
+        server.kill()
+        waiting = asyncio.ensure_future(servers.wait_for_marker("{q}:wake", 20))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(server.start)
+
+        assert await waiting is True
+
+
+@in_loop
 async def test_a_silent_server_is_given_up_after_the_end_of_the_read_and_not_before(
     start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

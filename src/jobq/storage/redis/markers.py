@@ -7,8 +7,8 @@ A marker says that there may be work, so none may be lost between the server and
 2.  All lists are in one BLPOP, together with a control list. Who begins to wait on a further list has the control list
     pushed, which ends the BLPOP that does not have it yet.
 3.  A BLPOP lasts at most a few seconds; a server that does not answer soon after is given up, and never before.
-4.  A connection that breaks may have taken a marker with it. So when there is a new one, everybody who waits looks for
-    work.
+4.  A connection that breaks may have taken a marker with it, and a server that was away may have lost one. So when
+    there is a connection again, everybody who waits looks for work.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class Markers:
         while not self._closing:
             wire = await self._dialer.again()
             self._wire = wire
-            if self._missed:
+            if self._missed or self._dialer.vain_attempts:
                 self._missed = False
                 self._wake_all()
             try:

@@ -13,7 +13,7 @@ from jobq.storage.redis.wire import Wire, opened
 
 
 class Sentinels:
-    """Knows the Sentinels of a service, those that answered lately first."""
+    """Knows the Sentinels of a service, and asks them in turn."""
 
     def __init__(self, settings: Settings, time_limit: float) -> None:
         self._settings = settings
@@ -36,8 +36,9 @@ class Sentinels:
                     found = await self._ask(place)
             except (RedisError, OSError) as error:
                 trouble = error
+            # The next time another is asked first, since this one may be dead, or alone with an old answer.
             self._places.remove(place)
-            self._places.insert(0 if found else len(self._places), place)
+            self._places.append(place)
             if found is not None:
                 return found
         target = self._settings.target

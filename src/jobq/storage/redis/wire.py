@@ -81,7 +81,9 @@ class Dialer:
         self.address = address
         """The server's name for people."""
         self.trouble: StorageError | None = None
-        """Why the last attempt failed."""
+        """Why the last attempt failed; None if it did not."""
+        self.vain_attempts = 0
+        """How many failed before the last connection was made."""
 
     async def first(self) -> Wire:
         """Connect within the time limit.
@@ -114,6 +116,7 @@ class Dialer:
         return type(trouble)(str(trouble), code=trouble.code)
 
     async def _dial(self, *, first: bool) -> Wire:
+        self.vain_attempts = 0
         attempts: set[asyncio.Task[Wire]] = set()
         wire: Wire | None = None
         try:
@@ -150,7 +153,9 @@ class Dialer:
         else:
             problem = explained(self.address, error)
         assert isinstance(problem, StorageError)
-        self.trouble, self._failures = problem, self._failures + 1
+        self.trouble = problem
+        self.vain_attempts += 1
+        self._failures += 1
         hopeless = problem.code == MISCONFIGURED or (
             self._settings.target.mode == "single" and isinstance(cause, _GONE)
         )
