@@ -526,7 +526,7 @@ async def test_a_second_signal_ends_the_handlers(storage: Storage) -> None:
         await producer.enqueue("a", 7)
         await waiting.begun()
         os.kill(os.getpid(), signal.SIGTERM)
-        await passing(0.05)
+        await passing(0.2)  # Sooner it would count as an echo of the first.
         begun = time.monotonic()
         os.kill(os.getpid(), signal.SIGTERM)
         await running

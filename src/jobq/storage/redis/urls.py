@@ -12,9 +12,10 @@ password are the server's; Sentinels that want their own get the options ``senti
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from jobq.checks import shown
 from jobq.errors import ConfigError
@@ -23,6 +24,8 @@ Mode = Literal["single", "sentinel", "cluster"]
 Options = Mapping[str, object]
 
 _BASES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
+_URL = re.compile(r"(?:([^:/?#]*):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
+"""The parts of a URL, as RFC 3986 divides it: scheme, authority, path, query, fragment."""
 _KINDS = ("", "sentinel", "cluster", "unix")
 _ENCODED = "inside a user name or password write / ? # @ : and % percent-encoded, such as %2F for /"
 
@@ -71,19 +74,16 @@ def read_url(url: object) -> tuple[Target, Options, Options]:
     """
     if not isinstance(url, str):
         raise ConfigError(f"url: must be a str, not {type(url).__name__}")
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ConfigError(f"url: its brackets do not match; {_ENCODED}") from None
-    base, kind = _scheme(parts.scheme)
-    if "@" in parts.path + parts.query + parts.fragment or parts.fragment:
+    scheme, authority, path, query, fragment = (part or "" for part in _parts(url))
+    base, kind = _scheme(scheme.lower())
+    if "@" in path + query + fragment or fragment:
         raise ConfigError(f"url: there is a @ or # behind the host; {_ENCODED}")
-    given = _query(parts.query)
-    user_info, _, hosts = parts.netloc.rpartition("@")
+    given = _query(query)
+    user_info, _, hosts = authority.rpartition("@")
     options, sentinel_options = _options(given, user_info, base == "rediss", kind == "sentinel")
-    segments = [unquote(segment) for segment in parts.path.split("/")[1:] if segment]
+    segments = [unquote(segment) for segment in path.split("/")[1:] if segment]
     if kind == "unix":
-        return _unix(hosts, unquote(parts.path), options, given), options, {}
+        return _unix(hosts, unquote(path), options, given), options, {}
     places = tuple(_place(host, 26379 if kind == "sentinel" else 6379) for host in hosts.split(","))
     service = segments.pop(0) if kind == "sentinel" and segments else ""
     if kind == "sentinel" and not service:
@@ -99,6 +99,14 @@ def read_url(url: object) -> tuple[Target, Options, Options]:
     if database:
         options["db"] = database
     return Target(mode, base == "rediss", places, service, database), options, sentinel_options
+
+
+def _parts(url: str) -> tuple[str | None, ...]:
+    # Not by urlsplit, which takes the authority for one host, and refuses several of which one is in brackets.
+    match = _URL.fullmatch(url)
+    if match is None or url.count("[") != url.count("]"):
+        raise ConfigError(f"url: its brackets do not match; {_ENCODED}")
+    return match.groups()
 
 
 def _scheme(scheme: str) -> tuple[str, str]:
