@@ -59,7 +59,6 @@ class Outcome(NamedTuple):
 
 def live(seed: int) -> Outcome:
     """Live through one history."""
-    logging.disable(logging.CRITICAL)
     world = World(seed).run()
     return Outcome(seed, world.broken, world.seen)
 
@@ -67,10 +66,16 @@ def live(seed: int) -> Outcome:
 def live_through(seeds: range, processes: int) -> Iterator[Outcome]:
     """Live through many histories, in several processes."""
     if processes == 1:
+        be_quiet()
         yield from map(live, seeds)
         return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes, be_quiet) as pool:
         yield from pool.imap_unordered(live, seeds, chunksize=8)
+
+
+def be_quiet() -> None:
+    """Log nothing: that processes die and connections break is the point."""
+    logging.disable(logging.CRITICAL)
 
 
 def missed(seen: Counter[str], seeds: int) -> list[str]:
