@@ -146,7 +146,8 @@ class RedisNamespace:
         if timeout > self._longest_sleep:
             next_in = _seconds(await self._run("rest", (milli(timeout),)))
             self._longest_sleep = timeout
-            timeout = timeout if next_in is None else min(timeout, next_in)
+            if next_in is not None and next_in < timeout:
+                return  # It came before the server knew of this sleeper, so that nobody was woken for it.
         await self._commands.wait_for_marker(f"{self._stem}wake", timeout)
 
     async def watch(self, handler: Callable[[Hint], None]) -> RedisWatch:
@@ -155,9 +156,7 @@ class RedisNamespace:
         async with self._subscribing:
             await self._commands.subscribe(self._stem, self._reply_channel(watch), watch.receive_reply, watch.miss)
             if not self._watches:
-                await self._commands.subscribe(
-                    self._stem, self._commands.events(self._stem), self._receive_event, _ignore
-                )
+                await self._commands.subscribe(self._stem, self._events, self._receive_event, _ignore)
             self._watches.append(watch)
         return watch
 
