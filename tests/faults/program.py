@@ -1,11 +1,12 @@
 """A producer and a worker as programs of their own, for tests that kill, stop and signal them.
 
-    program.py produce DIRECTORY AUDIT FAILPOINT COUNT     enqueues COUNT jobs one by one
-    program.py work DIRECTORY AUDIT FAILPOINT SECONDS      runs jobs, each for SECONDS, until nothing is left
-    program.py serve DIRECTORY AUDIT FAILPOINT SECONDS     runs jobs until it is told to stop
+    program.py produce PLACE AUDIT FAILPOINT COUNT     enqueues COUNT jobs one by one
+    program.py cancel PLACE AUDIT FAILPOINT COUNT      cancels COUNT jobs one by one
+    program.py work PLACE AUDIT FAILPOINT SECONDS      runs jobs, each for SECONDS, until nothing is left
+    program.py serve PLACE AUDIT FAILPOINT SECONDS     runs jobs until it is told to stop
 
-FAILPOINT is ``verb.point:n``: the process kills itself with SIGKILL when it comes there the nth time; ``-`` is none.
-Every fact is one line appended to AUDIT, written before the program goes on.
+PLACE is a directory, or the URL of a server. FAILPOINT is ``verb.point:n``: the process kills itself with SIGKILL when
+it comes there the nth time; ``-`` is none. Every fact is one line appended to AUDIT before the program goes on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import sys
 from pathlib import Path
 
-from jobq import FileStorage, FixedDelay, Job, Queue
+from jobq import FileStorage, FixedDelay, Job, Queue, RedisStorage
 from jobq.clock import Clock
 
 LEASE = 1.0
@@ -54,6 +55,13 @@ async def produce(queue: Queue[int, int], audit: Audit, count: int) -> None:
             audit.note(result.status, f"job-{number}")
 
 
+async def cancel(queue: Queue[int, int], audit: Audit, count: int) -> None:
+    async with queue:
+        for number in range(count):
+            result = await queue.cancel(f"job-{number}")
+            audit.note(result.status, f"job-{number}")
+
+
 async def work(queue: Queue[int, int], audit: Audit, seconds: float, *, until_empty: bool) -> None:
     @queue.execute
     async def handle(job: Job[int]) -> int:
@@ -71,16 +79,21 @@ async def work(queue: Queue[int, int], audit: Audit, seconds: float, *, until_em
 
 
 def main() -> None:
-    mode, directory, audit_path, failpoint, number = sys.argv[1:]
-    storage = FileStorage(directory, clock=DeadlyClock(failpoint))
+    mode, place, audit_path, failpoint, number = sys.argv[1:]
+    # Without a failpoint a server's own clock decides, as it does in real life.
+    clock = None if failpoint == "-" else DeadlyClock(failpoint)
+    storage = RedisStorage(place, clock=clock) if "://" in place else FileStorage(place, clock=clock)
     queue = Queue[int, int](
         storage, concurrency=4, visibility_timeout=LEASE, block_timeout=0.5, retry=FixedDelay(0), max_attempts=10
     )
     audit = Audit(Path(audit_path))
-    if mode == "produce":
-        asyncio.run(produce(queue, audit, int(number)))
-    else:
-        asyncio.run(work(queue, audit, float(number), until_empty=mode == "work"))
+    match mode:
+        case "produce":
+            asyncio.run(produce(queue, audit, int(number)))
+        case "cancel":
+            asyncio.run(cancel(queue, audit, int(number)))
+        case _:
+            asyncio.run(work(queue, audit, float(number), until_empty=mode == "work"))
 
 
 if __name__ == "__main__":

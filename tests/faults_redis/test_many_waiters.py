@@ -20,8 +20,8 @@ from tests.faults_redis.scenes import SLACK, eventually, in_loop, kill_clients, 
 from tests.servers.fixtures import Starter
 from tests.servers.server import Server
 
-PROGRAM = Path(__file__).with_name("program.py")
-ROOT = PROGRAM.parents[2]
+ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "tests" / "faults" / "program.py"
 WAITERS = 10_000
 LATEST = 2.0
 """Seconds after a job has ended within which whoever waits for it is answered."""

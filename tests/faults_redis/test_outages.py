@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from jobq import JobNotFoundError, JobQueueError, RedisStorage, State, StorageUnavailableError
+from jobq.job import NewJob
 from tests.faults_redis.scenes import (
     RESUMES_WITHIN,
     SLACK,
@@ -55,6 +56,24 @@ async def disturbed(server: Server, prefix: str, disturb: Callable[[], object]) 
         assert leftovers(server, prefix + STEM) == {"ready": 0, "later": 0, "leases": 0}
         first.runs.update(second.runs)
     return first
+
+
+@in_loop
+async def test_what_came_before_a_sleeper_was_known_is_not_overslept(either_server: Server, key_prefix: str) -> None:
+    """As when the server had to be given the script first, and a delayed job overtook it: nobody was woken for that."""
+    storage = RedisStorage(either_server.url, key_prefix=key_prefix)
+    await storage.open()
+    try:
+        queue = storage.namespace("default")
+        assert (await queue.claim("worker", 30.0, 1, "session.1")).next_in is None
+        await queue.add([NewJob("job", "nonce.1", b"null", 1, 60.0, delay=60.0)])
+
+        async with asyncio.timeout(5):
+            await queue.wait_for_work(100.0)
+
+        assert (await queue.claim("worker", 30.0, 1, "session.2")).next_in == pytest.approx(60.0, abs=5.0)
+    finally:
+        await storage.close()
 
 
 @in_loop

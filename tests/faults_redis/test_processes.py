@@ -21,8 +21,8 @@ from tests.servers.fixtures import REDIS_KINDS, Starter
 from tests.servers.server import Server
 from tests.servers.waiting import wait_for
 
-PROGRAM = Path(__file__).with_name("program.py")
-ROOT = PROGRAM.parents[2]
+ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "tests" / "faults" / "program.py"
 LEASE = 1.0
 """As in the program."""
 RECOVERY = LEASE + 2.0

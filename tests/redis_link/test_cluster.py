@@ -34,12 +34,11 @@ async def test_every_key_is_served_by_its_node(cluster: Cluster) -> None:
 
         assert replies == [b"OK"] * len(TAGS)
         assert await asyncio.gather(*waits) == [True, True, True]
-        assert len(await servers.nodes()) == 3
-        assert sum(await servers.call_all(("DBSIZE",))) == len(TAGS)
         for node in cluster.masters:
             names = str(node.command("CLIENT", "LIST"))
             assert (names.count("name=jobq-commands-"), names.count("name=jobq-channels-")) == (1, 1)
-        await servers.call_all(("FLUSHALL",))
+        for tag in TAGS:
+            await servers.call(f"{{{tag}}}", ("DEL", f"{{{tag}}}k"))
 
 
 @in_loop

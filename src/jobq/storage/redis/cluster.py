@@ -125,15 +125,6 @@ class Cluster:
                 await self._pause(error, tries, deadline)
                 tries += 1
 
-    async def nodes(self) -> list[Place]:
-        return sorted(self._slots.masters())
-
-    async def call_node(self, node: Place, command: Command) -> Any:
-        try:
-            return await self._send(node, command, asyncio.get_running_loop().time() + self._time_limit)
-        except RedisError as error:
-            raise explained(self._address, error, command) from error
-
     async def subscribe(self, slot_key: str, subscription: Subscription) -> None:
         slot = self._slots.slot(slot_key)
         place = await self._owner(slot, asyncio.get_running_loop().time() + self._time_limit)

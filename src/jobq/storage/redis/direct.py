@@ -65,13 +65,6 @@ class Direct:
             self._suspect(error)
             raise explained(self._address, error, command) from error
 
-    async def nodes(self) -> list[Place]:
-        """Return the one server, whose place callers need not know."""
-        return [Place(self._address, 0)]
-
-    async def call_node(self, node: Place, command: Command) -> Any:
-        return await self.call("", command)
-
     async def subscribe(self, slot_key: str, subscription: Subscription) -> None:
         self._subscriptions[subscription.channel] = subscription
         await self._channels.subscribe(subscription)

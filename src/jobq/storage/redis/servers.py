@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from jobq.errors import StorageError
@@ -18,7 +18,6 @@ from jobq.storage.redis.direct import Direct
 from jobq.storage.redis.outage import Outage
 from jobq.storage.redis.packing import Command
 from jobq.storage.redis.settings import Settings
-from jobq.storage.redis.urls import Place
 
 _CONTROL_LASTS = 1000
 """Milliseconds after which a push to a control list is forgotten; by then the BLPOP that it is for has seen it."""
@@ -85,18 +84,6 @@ class Servers:
             StorageError: the server refuses the command.
         """
         return self._route.call(slot_key, command)
-
-    async def nodes(self) -> Sequence[Place]:
-        """Return every master, to be addressed by `call_node`."""
-        return await self._route.nodes()
-
-    async def call_node(self, node: Place, command: Command) -> Any:
-        """Send a command to one master; raises as `call` does."""
-        return await self._route.call_node(node, command)
-
-    async def call_all(self, command: Command) -> list[Any]:
-        """Send a command to every master, one after the other, and return their replies."""
-        return [await self._route.call_node(node, command) for node in await self._route.nodes()]
 
     async def subscribe(
         self, slot_key: str, channel: str, receive: Callable[[bytes], None], missed: Callable[[], None]

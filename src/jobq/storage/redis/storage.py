@@ -8,6 +8,7 @@ docs/reference/redis-keys.md.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobq.checks import check_seconds, shown
 from jobq.clock import Clock
-from jobq.errors import ConfigError
+from jobq.errors import ConfigError, StorageError
 from jobq.storage.connection import Connection
 from jobq.storage.contract import QueueStorage
 from jobq.storage.redis.namespace import RedisNamespace
@@ -30,6 +31,7 @@ from jobq.storage.redis.trouble import NoScript
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
+_logger = logging.getLogger("jobq.storage")
 _PREFIX = re.compile(r"[^{}\s\x00-\x1f\x7f]{1,128}")
 
 
@@ -71,7 +73,9 @@ class RedisStorage(Connection):
         self._cluster = settings.target.mode == "cluster"
         self._database = settings.target.database
         time_limit = check_seconds("operation_timeout", operation_timeout, zero=False)
-        self._use(Servers(settings, time_limit, control=control), key_prefix, clock)
+        servers = Servers(settings, time_limit, control=control)
+        servers.report_outages(self._tell_outage, self._tell_recovery)
+        self._use(servers, key_prefix, clock)
         self._allow_eviction = allow_eviction
 
     def _use(self, servers: Servers, key_prefix: str, clock: Clock | None) -> None:
@@ -140,6 +144,12 @@ class RedisStorage(Connection):
             return await self._servers.call(slot_key, ("EVALSHA", one.digest, *rest))
         except NoScript:
             return await self._servers.call(slot_key, ("EVAL", one.text, *rest))
+
+    def _tell_outage(self, error: StorageError) -> None:
+        _logger.warning("%s", error)
+
+    def _tell_recovery(self, seconds: float) -> None:
+        _logger.warning("%s is back after %.1f s", self._servers.address, seconds)
 
     async def _put_marker_back(self, key: str) -> None:
         await self._run(key.removesuffix("wake"), "wake", ("", ""), ())
