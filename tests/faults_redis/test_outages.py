@@ -99,8 +99,10 @@ async def test_connections_that_are_killed_are_made_again(either_server: Server,
 
 @pytest.mark.parametrize("kind", REDIS_KINDS)
 @in_loop
-async def test_a_server_killed_in_the_middle_loses_nothing_that_it_wrote(start: Starter, kind: Kind) -> None:
-    """With ``appendfsync always`` every acknowledged job is completed, each once, and waiters get their answers."""
+async def test_a_server_killed_in_the_middle_loses_nothing_that_it_wrote(
+    start: Starter, kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With ``appendfsync always`` every job is completed, once; each storage tells each outage's beginning and end."""
     server = start.server(kind, persistence="always")
 
     def crash() -> None:
@@ -108,6 +110,10 @@ async def test_a_server_killed_in_the_middle_loses_nothing_that_it_wrote(start: 
         server.start()
 
     await disturbed(server, "jobq:", crash)
+
+    told = [record.getMessage() for record in caplog.records if record.name == "jobq.storage"]
+    assert sum("is unavailable" in text for text in told) == 2 * 3
+    assert sum("is back after" in text for text in told) == 2 * 3
 
 
 @pytest.mark.parametrize("empty", ["restart", "flush"])
