@@ -9,8 +9,9 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-# Processes that share the tests; 0 runs them in one process, in the order of SEED.
-WORKERS ?= 2
+# Processes that share the tests, more than there may be cores, since many tests wait for servers and other processes;
+# 0 runs them in one process, in the order of SEED.
+WORKERS ?= 4
 # The storage to test: memory, file, redis or valkey; empty means every one. For the demo also a URL; empty means file.
 STORAGE ?=
 # The random order to repeat, as pytest printed it; empty means a new one.

@@ -19,7 +19,7 @@ pytest.register_assert_rewrite("jobq.testing")
 
 STORAGES = ("memory", "file", "redis", "valkey")
 SETS = ("cluster", "sentinel")
-"""Sets of servers; what is marked for them runs only when they are chosen, since it takes long."""
+"""Sets of servers; tests that go through every storage run on them only when they are chosen, since they take long."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,7 +50,7 @@ def _wanted(item: pytest.Item, chosen: list[str] | None) -> bool:
         return True
     if chosen:
         return mark.args[0] in chosen
-    return mark.args[0] not in SETS
+    return mark.args[0] not in SETS or "storage" not in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.storage(name)) for name in STORAGES + SETS])

@@ -92,8 +92,8 @@ async def test_connections_that_are_killed_are_made_again(either_server: Server,
 
     work = await disturbed(either_server, key_prefix, lambda: killed.append(kill_clients(either_server, kind)))
 
-    # A marker connection that nobody waits on is missed, and made again, when somebody does.
-    assert sum(killed) >= (2 if kind == "jobq-markers" else 3)
+    # A marker connection is made again when somebody waits, which busy workers do not.
+    assert sum(killed) >= (1 if kind == "jobq-markers" else 3)
     assert set(work.runs.values()) == {1}
 
 
