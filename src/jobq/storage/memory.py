@@ -142,7 +142,7 @@ class MemoryNamespace:
 
     async def retain(self, id: str, ttl: float, nonce: str) -> State | None:
         with self._transition():
-            return self._once(id, nonce, lambda record, now: self._expire(record, now + ttl))
+            return self._once(id, nonce, lambda record, now: self._expire(record, now, ttl))
 
     async def rescue(self, limit: int) -> Rescue:
         with self._transition():
@@ -323,10 +323,11 @@ class MemoryNamespace:
         record.replies = ()
         self._enqueue(record, 0.0, now)
 
-    def _expire(self, record: Record, at: float) -> None:
-        if record.state.terminal:
-            record.expires_at = at
-            self._expiring.push(at, record)
+    def _expire(self, record: Record, now: float, ttl: float) -> None:
+        if record.state.terminal and record.finished_at is not None:
+            # By a clock that was set back, its end lies ahead; it must not count as expired when it ended.
+            record.expires_at = max(now, record.finished_at) + ttl
+            self._expiring.push(record.expires_at, record)
 
     def _get(self, ref: Ref, now: float) -> Snapshot | None:
         record = self._records.get(ref.id)
