@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from jobq import ConfigError, EnqueueItem, JobQueueError, Queue, QueueClosedError
+from jobq import ConfigError, EnqueueItem, JobQueueError, JobTimeoutError, Queue, QueueClosedError
 from simulation.nodes import Node, alive
 from simulation.workers import FATES
 from simulation.world import GRACE, QUEUES, World, encoded
@@ -53,8 +53,8 @@ class Callers:
             world.demand(took <= RESENDING + 5.0 * world.lease, "a call went on for", took, "s after the stop")
 
     async def probe(self, queue: Queue[Any, Any]) -> None:
-        """Ask once, in good weather."""
-        await self._errand(_Process(queue), Callers._request)
+        """Ask for a few jobs in good weather, when hints may still be lost, and nothing else."""
+        await asyncio.gather(*(self._errand(_Process(queue), Callers._request) for _ in range(3)))
 
     async def _errand(self, process: _Process, act: Act) -> None:
         world, id = self._world, self._rng.choice(self._world.ids)
@@ -85,6 +85,9 @@ class Callers:
         begun = world.now()
         try:
             result = await queue.enqueue_and_wait(id, self._payload(), timeout=timeout, **self._options())
+        except JobTimeoutError:
+            self._see_why(queue, id, begun)
+            raise
         finally:
             took = world.now() - begun
             # One look takes as long as the storage takes to answer; every other wait ends when its time is over.
@@ -128,10 +131,19 @@ class Callers:
             if run.job.id == id and run.result == written and run.ended_at is not None
         ]
         world.demand(bool(ends), id, result, "was returned, and no run of it ended so")
-        if ends and not world.weather_is_bad and ends[0] > begun > world.lasting + RESENDING:
+        if ends and ends[0] > begun > world.lasting:
             late = world.now() - ends[0]
             world.demand(late <= READ_AGAIN + GRACE, id, result, "was returned", late, "s after the end")
             world.seen["a waiter was answered in good weather"] += 1
+
+    def _see_why(self, queue: Queue[Any, Any], id: str, begun: float) -> None:
+        """In good weather, a wait is only given up if its run has not ended; that is the next one of the id to end."""
+        world = self._world
+        runs = world.ledgers[queue.name].runs.values()
+        ends = [run.ended_at for run in runs if run.job.id == id and run.ended_at is not None and run.ended_at > begun]
+        if ends and begun > world.lasting:
+            late = world.now() - min(ends)
+            world.demand(late <= READ_AGAIN + GRACE, id, "a wait was given up", late, "s after the end")
 
     def _payload(self) -> list[Any]:
         self._payloads += 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jobq._watch import Waiters
 from jobq.job import Settlement, State
 from jobq.storage.contract import Settled
 from jobq.storage.memory import MemoryNamespace
@@ -81,7 +82,16 @@ def _finish_twice(self: MemoryNamespace, record: Record, running: bool, now: flo
         self._enqueue(record, 0.0, now)
 
 
+def _rescue_by_the_wall_clock(self: MemoryNamespace, monotonic: float) -> list[Record]:
+    return LAPSED(self, self._clock.now() - 1_800_000_000.0)
+
+
+async def _read_once(self: Waiters) -> None:
+    """Leave everything to hints."""
+
+
 SETTLE = MemoryNamespace._settle
+LAPSED = MemoryNamespace._lapsed
 CANCEL = MemoryNamespace._cancel
 
 
@@ -93,9 +103,11 @@ CANCEL = MemoryNamespace._cancel
         pytest.param(MemoryNamespace, "_rescue", _rescue_nothing, id="no rescue"),
         pytest.param(MemoryNamespace, "_cancel", _finish_twice, id="a cancelled run goes on"),
         pytest.param(Record, "remember", _forget, id="no request is remembered"),
+        pytest.param(MemoryNamespace, "_lapsed", _rescue_by_the_wall_clock, id="leases by a clock that is set"),
+        pytest.param(Waiters, "_read_again", _read_once, id="waits by hints only"),
     ],
 )
-def test_a_broken_storage_is_found_out(
+def test_what_is_broken_is_found_out(
     monkeypatch: pytest.MonkeyPatch, owner: type, name: str, broken: Callable[..., Any]
 ) -> None:
     """Within a few histories; else the simulation looks at nothing."""

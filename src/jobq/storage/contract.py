@@ -247,7 +247,10 @@ class Namespace(Protocol):
         ...
 
     async def retain(self, id: str, ttl: float, nonce: str) -> State | None:
-        """Let a terminal job expire ``ttl`` seconds from now; 0 at once. Returns the state found, or None."""
+        """Let a terminal job expire ``ttl`` seconds from now; 0 at once. Returns the state found, or None.
+
+        By a wall clock that is behind the one by which the job ended, the seconds count from its end.
+        """
         ...
 
     async def rescue(self, limit: int) -> Rescue:
