@@ -33,6 +33,7 @@ def main() -> int:
         for outcome in live_through(range(options.first, options.first + options.seeds), options.processes):
             progress.take(outcome)
     except KeyboardInterrupt:
+        print(file=sys.stderr)
         report(progress)
         return _INTERRUPTED
     return report(progress)

@@ -178,7 +178,7 @@ ACTS: tuple[Act, ...] = (
     Callers._wait,
     *(Callers._cancel,) * 2,
     Callers._retry,
-    Callers._update,
+    *(Callers._update,) * 2,
     Callers._look,
     Callers._get,
 )

@@ -81,7 +81,9 @@ class Weather:
             return None
         if self._cut and 2.0 < asyncio.get_running_loop().time() < 9.0:
             return Trouble(request_lost=True)
-        if self._random.random() < self._stalls:
+        # What comes from a worker that has lost its lease meanwhile is what a storage must refuse.
+        stalls = 5.0 * self._stalls if verb in ("settle", "extend") else self._stalls
+        if self._random.random() < stalls:
             return Trouble(delay=self._random.uniform(1.0, 2.5) * self._lease)
         return self._plan(verb, index)
 

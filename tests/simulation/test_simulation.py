@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +15,7 @@ from jobq.job import Settlement, State
 from jobq.storage.contract import Settled
 from jobq.storage.memory import MemoryNamespace
 from jobq.storage.records import Record
+from simulation.__main__ import main
 from simulation.histories import live, missed, shortened, tell
 
 SEEDS = 300
@@ -116,3 +119,22 @@ def test_what_is_broken_is_found_out(
     found = next(seed for seed in range(40) if tell(seed).broken)
 
     assert tell(found, shortened(found)).broken
+
+
+@pytest.mark.storage("memory")
+def test_a_broken_seed_is_told_with_the_command_that_repeats_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command prints its history, in which the broken rule stands, and both end with 1."""
+    monkeypatch.setattr(MemoryNamespace, "_cancel", _finish_twice)
+    found = next(seed for seed in range(40) if tell(seed).broken)
+    monkeypatch.setattr(sys, "argv", ["simulation", "--seeds", "1", "--first", str(found), "--processes", "1"])
+    monkeypatch.setattr(logging, "disable", lambda level: None)  # It would be disabled for the tests that follow, too.
+    codes = [main()]
+    told = capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["simulation", *told.partition("python -m simulation ")[2].split()[:4]])
+    codes.append(main())
+
+    assert codes == [1, 1]
+    assert "0 of 1 seeds clean" in told
+    assert "!!!!" in capsys.readouterr().out

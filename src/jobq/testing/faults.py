@@ -1,7 +1,8 @@
 """FaultyStorage: a storage behind a bad connection.
 
-Requests get lost before they arrive, replies get lost after the work is done, both take their time, and hints vanish.
-What a plan decides depends only on the verb and on how many calls of it came before, so a run can be repeated.
+Requests get lost before they arrive, replies get lost after the work is done, both take their time; hints vanish or
+come late. What a plan decides depends only on the verb and on how many calls of it came before, so a run can be
+repeated.
 """
 
 from __future__ import annotations
