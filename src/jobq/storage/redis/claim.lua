@@ -76,17 +76,17 @@ local place, taken, answer, sets, leases = tonumber(sequence[1] or 0), {}, {}, {
 local lapses = string.format('%.0f', steady_now + lease)
 
 -- Takes one job. Only the head of its record is read, and the rest of it copied.
-local function take(entry, id, raw)
+local function take(entry, id, key, raw)
   local format, created, from, due, state, _, as, has, priority, attempts, most, ttl, _, finished, _, _, rest =
     struct.unpack(HEAD, raw)
-  if format ~= 1 or due > 0 or (state ~= QUEUED and state ~= FAILING) or struct.pack('>I8', from) .. id ~= entry then
+  if format ~= 1 or due > 0 or (state ~= QUEUED and state ~= FAILING) or from ~= struct.unpack('>I8', entry) then
     return -- An entry without its job.
   end
   place = math.max(place + 1, wall)
-  local token, n = struct.pack('>I7', place) .. random, #taken
+  local token, n = struct.pack('>I7c5', place, random), #taken
   raw = struct.pack(HEAD, 1, created, from, lease, PROCESSING, 0, as, has, priority, attempts + 1, most, ttl, now,
     finished, 12, token, #worker, worker) .. string.sub(raw, rest)
-  sets[n + 1], sets[n + 2] = stem .. 'j:' .. id, raw
+  sets[n + 1], sets[n + 2] = key, raw
   leases[n + 1], leases[n + 2] = lapses, token .. id
   taken[n + 1], taken[n + 2] = id, token
   answer[n + 1], answer[n + 2] = id, raw
@@ -100,14 +100,14 @@ while left and #taken < 2 * limit and size < CLAIM_BYTES do
   left = #entries > wanted
   entries[wanted + 1] = nil
   if #entries > 0 then
-    local keys = {}
+    local ids, keys = {}, {}
     for i, entry in ipairs(entries) do
-      keys[i] = stem .. 'j:' .. string.sub(entry, 9)
+      ids[i] = string.sub(entry, 9)
+      keys[i] = stem .. 'j:' .. ids[i]
     end
-    local raws = redis.call('MGET', unpack(keys))
-    for i, entry in ipairs(entries) do
-      size = size + #(raws[i] or '')
-      pcall(take, entry, string.sub(entry, 9), raws[i]) -- A damaged record loses its entry; whoever reads it is told.
+    for i, raw in ipairs(redis.call('MGET', unpack(keys))) do
+      size = size + #(raw or '')
+      pcall(take, entries[i], ids[i], keys[i], raw) -- A damaged record loses its entry; whoever reads it is told.
     end
     redis.call('ZREM', stem .. 'ready', unpack(entries))
   end
