@@ -97,6 +97,10 @@ soak: $(VENV)/installed-dev ## Kill, freeze and cut off real processes for MINUT
 	@$(PY) -m soak $(if $(STORAGE),--storage '$(STORAGE)') --minutes $(MINUTES) \
 		$(if $(JOBS),--jobs $(JOBS)) $(if $(SEED),--seed $(SEED))
 
+.PHONY: growth
+growth: $(VENV)/installed-dev ## Let jobs flow for MINUTES=… and see that nothing else grows; STORAGE=file|redis|valkey
+	@$(PY) -m growth $(if $(STORAGE),--storage '$(STORAGE)') --minutes $(MINUTES)
+
 .PHONY: format
 format: $(VENV)/installed-dev ## Format the code and sort the imports
 	@$(PY) -m ruff check --quiet --select I --fix . && $(PY) -m ruff format .
