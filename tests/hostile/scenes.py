@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 
-from jobq import FileStorage, State, StorageError
+from jobq import FileStorage, Job, State, StorageError
 from jobq.testing import Bench, ManualClock, StorageCase
 
 MORE = int(os.environ.get("JOBQ_EXAMPLES", "1"))
@@ -84,3 +84,7 @@ def typed(answer: Any) -> bool:
     """Tell whether there is nothing in an answer but answers and errors of storages."""
     parts = answer if isinstance(answer, list) else [answer]
     return all(not isinstance(part, BaseException) or isinstance(part, StorageError) for part in parts)
+
+
+async def double(job: Job[int]) -> int:
+    return 2 * job.payload
