@@ -55,7 +55,7 @@ async def test_a_forged_wake_up_costs_a_look_and_no_job(tmp_path: Path) -> None:
         for number in range(20):
             markers = [path.name for path in sockets.glob("idle-*")]
             await flood(sockets, [msgspec.msgpack.encode(marker) for marker in (*markers, "idle", "")])
-            for name in ("idle-1-abc-1-s-0", f"idle-1-{10**15}-1-s-00", "idle-1-9-1-..", "s-x", "s-\xff", "x"):
+            for name in ("idle-1-abc-1-s-0", f"idle-1-{10**15}-1-s-00", f"idle-1-{10**16}-1-..", "s-x", "s-\xff", "x"):
                 (sockets / name).touch()
 
             # One that is due soon looks at what every marker says.
