@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +37,7 @@ def opened() -> set[tuple[str, str]]:
     found = set()
     for path in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(path)
+            target = str(path.readlink())
         except OSError:  # That of the listing itself.
             continue
         if not target.startswith("/proc/"):
