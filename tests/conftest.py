@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobq import FileStorage, MemoryStorage, RedisStorage
 from jobq.storage.contract import Storage
 from tests.servers.cluster import Cluster
+from tests.servers.secret import fail_if_shown
 from tests.servers.sentinel import SentinelGroup
 from tests.servers.server import Server
 
@@ -33,6 +36,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "storage(name): the storage that a test runs on; see --storage")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, pytest.TestReport]:
+    """See that no test showed a password, in what it printed or in what it logged."""
+    report: pytest.TestReport = yield
+    fail_if_shown(report)
+    return report
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

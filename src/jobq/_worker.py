@@ -27,7 +27,7 @@ import msgspec
 from jobq._batch import Batcher, resend, start
 from jobq._executor import Executor, Outcome
 from jobq._failure import decode_error, failure
-from jobq._lease import LeaseGroup, Renewer
+from jobq._lease import Inquiry, LeaseGroup, Renewer
 from jobq._nonces import Nonces
 from jobq._running import Running
 from jobq._timeouts import Timeouts
@@ -99,6 +99,7 @@ class Worker:
             cancel_asked=lambda running: self._abort(running, "cancelled"),
             stalled=self._loop_stalled,
         )
+        self._inquiry = Inquiry(self._group, self._namespace, self._clock)
         self._running: dict[Running, None] = {}
         """A set in the order of claiming, so that a history can be repeated."""
         self._unsettled = 0
@@ -138,6 +139,7 @@ class Worker:
         self._ended = True
         await self._settler.close(StorageUnavailableError("the worker was stopped before the storage answered"))
         await asyncio.wait(self._tasks)
+        await self._inquiry.close()
         await Renewer.of(self._storage).leave(self._group)
         if self._lease_timer is not None:
             self._lease_timer.cancel()
@@ -149,10 +151,8 @@ class Worker:
         self._changed.set()
 
     def ask_to_cancel(self, id: str) -> None:
-        """Stop this worker's run of a job at once, after a hint; without it the next renewal says so."""
-        for running in list(self._group.held.values()):
-            if running.claim.id == id:
-                self._abort(running, "cancelled")
+        """Stop this worker's run of a job soon, if the storage says so too; without a hint the next renewal asks."""
+        self._inquiry.ask(id)
 
     # Claiming.
 

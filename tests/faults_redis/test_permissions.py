@@ -13,6 +13,7 @@ from jobq import Queue, RedisStorage, StorageError
 from jobq.storage.contract import Storage
 from jobq.testing import ManualClock, StorageContract
 from tests.faults_redis.scenes import Work, eventually, in_loop
+from tests.servers.secret import SECRET
 from tests.servers.server import Server
 
 COMMANDS = [
@@ -23,7 +24,6 @@ COMMANDS = [
 """Every command that jobq needs on a server without Sentinels and Cluster, as docs/how-to/redis.md lists them."""
 KEYS = ("~{prefix}*", "&{prefix}*")
 """Which keys and which channels; the prefix is that of the storage."""
-PASSWORD = "secret"
 
 
 class User:
@@ -36,14 +36,14 @@ class User:
 
     @property
     def url(self) -> str:
-        return f"redis://{self._name}:{PASSWORD}@127.0.0.1:{self._server.port}/0"
+        return f"redis://{self._name}:{SECRET}@127.0.0.1:{self._server.port}/0"
 
     def storage(self) -> RedisStorage:
         return RedisStorage(self.url, key_prefix=self.prefix)
 
     def may(self, commands: Sequence[str], keys: Sequence[str] = KEYS) -> None:
         rules = [key.format(prefix=self.prefix) for key in keys] + [f"+{command}" for command in commands]
-        self._server.command("ACL", "SETUSER", self._name, "reset", "on", f">{PASSWORD}", *rules)
+        self._server.command("ACL", "SETUSER", self._name, "reset", "on", f">{SECRET}", *rules)
 
     def leave(self) -> None:
         self._server.command("ACL", "DELUSER", self._name)
@@ -63,7 +63,7 @@ async def refused(storage: RedisStorage) -> str:
     with pytest.raises(StorageError) as caught:
         await Queue[int, int](storage).start()
     assert caught.value.code == "MISCONFIGURED"
-    assert PASSWORD not in str(caught.value)
+    assert SECRET not in str(caught.value)
     return str(caught.value)
 
 

@@ -13,6 +13,7 @@ from jobq import Queue, RedisStorage, StorageError, StorageUnavailableError, ope
 from tests.faults_redis.scenes import SLACK, Work, clients, in_loop, names
 from tests.servers.binaries import Kind
 from tests.servers.fixtures import REDIS_KINDS, Starter
+from tests.servers.secret import SECRET
 from tests.servers.server import Server
 from tests.servers.tls import Certificate, TlsProxy
 
@@ -109,19 +110,19 @@ async def test_a_unix_socket(either_server: Server, key_prefix: str) -> None:
 @pytest.mark.parametrize("kind", REDIS_KINDS)
 @in_loop
 async def test_a_password_with_every_sign_in_the_url(start: Starter, kind: Kind) -> None:
-    server = start.server(kind, password="a:b@c%2Fd&e?")
+    server = start.server(kind, password=f"a:b@c%2Fd&e?{SECRET}")
 
-    await works(open_storage(f"{kind}://:a%3Ab%40c%252Fd%26e%3F@127.0.0.1:{server.port}/0"))
+    await works(open_storage(f"{kind}://:a%3Ab%40c%252Fd%26e%3F{SECRET}@127.0.0.1:{server.port}/0"))
 
 
 @in_loop
 async def test_a_client_lends_its_settings_and_never_its_connections(start: Starter) -> None:
     """Whatever it decodes, however it times out and tries again, and whether or not it is open."""
-    server = start.server(password="secret")
+    server = start.server(password=SECRET)
     client = redis.Redis(
         host="127.0.0.1",
         port=server.port,
-        password="secret",
+        password=SECRET,
         db=1,
         decode_responses=True,
         socket_timeout=0.01,

@@ -13,6 +13,7 @@ from typing import Literal
 import pytest
 
 from tests.servers.fixtures import require
+from tests.servers.secret import SECRET
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
@@ -57,7 +58,7 @@ def test_it_does_the_same_on_a_server_that_it_starts(kind: Literal["redis", "val
 @pytest.mark.parametrize(
     ("storage", "told"),
     [
-        ("redis://:hidden@127.0.0.1:1", "redis://127.0.0.1:1/0 is unavailable"),
+        (f"redis://:{SECRET}@127.0.0.1:1", "redis://127.0.0.1:1/0 is unavailable"),
         ("redis", "redis-server is missing: install it"),
         ("memory://", "lives inside one process"),
     ],
@@ -75,7 +76,7 @@ def test_a_storage_that_is_not_there_is_told(storage: str, told: str) -> None:
 
     assert done.returncode == 1
     assert told in printed
-    assert "hidden" not in printed
+    assert SECRET not in printed
     assert "Traceback" not in printed
 
 
