@@ -43,10 +43,11 @@ async def _steady(place: Place, seconds: float) -> tuple[float, list[Sample], in
         await _complete(queue, numbers, 100)
         empty = place.size()
         rate = LOAD * await _full_speed(queue, numbers)
-        producer = asyncio.create_task(_produce(queue, numbers, rate))
+        ended = asyncio.Event()
+        producer = asyncio.create_task(_produce(queue, numbers, rate, ended))
         samples = await watch(place, seconds)
-        producer.cancel()
-        await asyncio.wait([producer])
+        ended.set()
+        await producer
         await asyncio.sleep(KEPT + LINGER + 5.0)
         return rate, samples, empty, place.size()
 
@@ -66,11 +67,11 @@ async def _complete(queue: Queue[str, None], numbers: Iterator[int], count: int)
     return count
 
 
-async def _produce(queue: Queue[str, None], numbers: Iterator[int], rate: float) -> None:
+async def _produce(queue: Queue[str, None], numbers: Iterator[int], rate: float, ended: asyncio.Event) -> None:
     """Hand over so many jobs a second, and have each tenth awaited."""
     waits: set[asyncio.Task[None]] = set()
     started, sent = time.perf_counter(), 0
-    while True:
+    while not ended.is_set():
         ids = [str(next(numbers)) for _ in range(max(0, round((time.perf_counter() - started) * rate) - sent))]
         sent += len(ids)
         await queue.enqueue_many([(id, PAYLOAD) for id in ids])
@@ -104,18 +105,19 @@ async def _flood(place: Place, seconds: float) -> tuple[list[Sample], int, int, 
         done += 1
 
     async with queue:
-        producer = asyncio.create_task(_pour(queue, numbers, rate))
+        ended = asyncio.Event()
+        producer = asyncio.create_task(_pour(queue, numbers, rate, ended))
         samples = await watch(place, seconds)
-        producer.cancel()
-        await asyncio.wait([producer])
+        ended.set()
+        await producer
     async with Queue[str, None](storage, name="flood") as looking:
         counts = await looking.counts()
     return samples, next(numbers), done, counts[State.QUEUED]
 
 
-async def _pour(queue: Queue[str, None], numbers: Iterator[int], rate: float) -> None:
+async def _pour(queue: Queue[str, None], numbers: Iterator[int], rate: float, ended: asyncio.Event) -> None:
     started, sent = time.perf_counter(), 0
-    while True:
+    while not ended.is_set():
         due = round((time.perf_counter() - started) * rate) - sent
         sent += due
         await queue.enqueue_many([(str(next(numbers)), PAYLOAD) for _ in range(due)])

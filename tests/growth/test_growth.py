@@ -38,5 +38,4 @@ def test_a_flood_grows_nothing_but_the_backlog() -> None:
 
     rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
     assert rows["flood: jobs that are missing from the backlog"]["passed"], done.stdout
-    assert rows["flood: threads more at the end"]["passed"], done.stdout
     assert done.returncode == (not all(row["passed"] in (True, None) for row in rows.values()))
