@@ -22,8 +22,8 @@ STORAGES = ("memory", "file", "redis", "valkey")
 SETS = ("cluster", "sentinel", "acl")
 """Sets of servers, and a server whose user may do as little as possible.
 
-Tests that go through every storage run on them only when they are chosen, since they take long; and so that nothing goes
-unseen until then, those of `SAMPLE` always.
+Tests that go through every storage run on them only when they are chosen, since they take long; those of `SAMPLE` run
+always.
 """
 SAMPLE = {"acl": ("tests/engine/test_queue.py", "tests/engine/test_reaper.py")}
 

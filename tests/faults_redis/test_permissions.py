@@ -17,7 +17,7 @@ from tests.faults_redis.scenes import Work, eventually, in_loop
 from tests.servers.cluster import Cluster
 from tests.servers.sentinel import SentinelGroup
 from tests.servers.server import Server
-from tests.servers.user import COURTESIES, KEYS, PASSWORD, User, listed
+from tests.servers.user import COURTESIES, PASSWORD, User, listed
 
 COMMANDS = [command for command in listed() if command not in COURTESIES]
 """Every command that jobq needs on a server without Sentinels and Cluster, as docs/how-to/redis.md lists them."""
