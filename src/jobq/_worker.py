@@ -203,14 +203,17 @@ class Worker:
 
     async def _sit_out(self, error: Exception) -> None:
         """Say once that the storage is in trouble, and try again soon."""
-        if not self._troubled:
-            self._troubled = True
-            self._emitter.emit("error", error)
+        self._tell_trouble(error)
         self._changed.clear()
         timer = self._loop.call_later(self._clock.uniform(0.1, _LONGEST_PAUSE), self._changed.set)
         if not self._stopping:
             await self._changed.wait()
         timer.cancel()
+
+    def _tell_trouble(self, error: Exception) -> None:
+        if not self._troubled:
+            self._troubled = True
+            self._emitter.emit("error", error)
 
     async def _wait_for_work(self, next_in: float | None) -> None:
         if next_in is None and not self._running and not self._unsettled:
@@ -354,6 +357,10 @@ class Worker:
         """Repeat a settle until the lease ends; then the job is left to whoever rescues it."""
         running, outcome = decision
         transient = isinstance(error, StorageUnavailableError)
+        if transient and not self._ended and self._clock.monotonic() >= running.lease_until:
+            self._tell_trouble(error)  # Once for an outage, however many jobs ran; each of them is told of as lost.
+            self._emitter.emit("lease_lost", running.claim.id)
+            return False
         if self._ended or not isinstance(error, StorageError) or self._clock.monotonic() >= running.lease_until:
             self._emitter.emit("error", error)
             return False
