@@ -128,6 +128,7 @@ class Emitter:
 
     def _log_unheard(self, error: object) -> None:
         # Of a storage that does not answer, where in the code that was noticed is of no use to anybody.
-        traced = isinstance(error, BaseException) and not isinstance(error, StorageUnavailableError)
-        exc_info = error if traced else None
+        exc_info = (
+            error if isinstance(error, BaseException) and not isinstance(error, StorageUnavailableError) else None
+        )
         self._logger.error("jobq: %s", ascii(str(error)), exc_info=exc_info)
