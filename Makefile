@@ -45,7 +45,7 @@ demo-valkey: ## The same on a Valkey server that it starts
 	@$(MAKE) --no-print-directory demo STORAGE=valkey
 
 .PHONY: test
-test: $(VENV)/installed-dev ## Run the tests; STORAGE=memory|file|redis|valkey|cluster|sentinel, SEED=… to repeat an order
+test: $(VENV)/installed-dev ## Run the tests; STORAGE=memory|file|redis|valkey|cluster|sentinel|acl, SEED=… to repeat an order
 	@if [ '$(STORAGE)' = redis ] && ! command -v redis-server >/dev/null; then \
 		echo 'redis-server is missing: install it (apt-get install redis-server, for example)' >&2; exit 1; \
 	fi

@@ -14,6 +14,7 @@ from tests.servers.cluster import Cluster
 from tests.servers.secret import fail_if_shown
 from tests.servers.sentinel import SentinelGroup
 from tests.servers.server import Server
+from tests.servers.user import User
 
 pytest_plugins = ["tests.servers.fixtures"]
 
@@ -21,8 +22,13 @@ pytest_plugins = ["tests.servers.fixtures"]
 pytest.register_assert_rewrite("jobq.testing")
 
 STORAGES = ("memory", "file", "redis", "valkey")
-SETS = ("cluster", "sentinel")
-"""Sets of servers; tests that go through every storage run on them only when they are chosen, since they take long."""
+SETS = ("cluster", "sentinel", "acl")
+"""Sets of servers, and a server whose user may do as little as possible.
+
+Tests that go through every storage run on them only when they are chosen, since they take long; those of `SAMPLE` run
+always.
+"""
+SAMPLE = {"acl": ("tests/engine/test_queue.py", "tests/engine/test_reaper.py")}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,7 +67,9 @@ def _wanted(item: pytest.Item, chosen: list[str] | None) -> bool:
         return True
     if chosen:
         return mark.args[0] in chosen
-    return mark.args[0] not in SETS or "storage" not in getattr(item, "fixturenames", ())
+    if mark.args[0] not in SETS or "storage" not in getattr(item, "fixturenames", ()):
+        return True
+    return item.nodeid.partition("::")[0] in SAMPLE.get(mark.args[0], ())
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.storage(name)) for name in STORAGES + SETS])
@@ -72,6 +80,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
             return MemoryStorage()
         case "file":
             return FileStorage(tmp_path / "jobs")
+        case "acl":
+            user: User = request.getfixturevalue("smallest_user")
+            return RedisStorage(user.url, key_prefix=user.prefix)
         case kind:
             servers = {"redis": "redis_server", "valkey": "valkey_server", "sentinel": "sentinel_group"}
             server: Server | Cluster | SentinelGroup = request.getfixturevalue(servers.get(kind, kind))

@@ -741,6 +741,36 @@ async def test_a_worker_survives_trouble_while_claiming(storage: Storage) -> Non
 
 @pytest.mark.slow
 @in_loop
+async def test_what_was_claimed_by_a_lost_reply_runs_as_soon_as_the_storage_answers_again(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the outage outlasts the time of sending again: the jobs do not wait for their lease to lapse."""
+    monkeypatch.setattr("jobq._batch.RESEND_FOR", 0.1)
+    gated = Gated(storage)
+    lost: list[str] = []
+
+    async def claim(worker_id: str, lease: float, limit: int, nonce: str) -> Any:
+        answer = await storage.namespace("default").claim(worker_id, lease, limit, nonce)
+        lost.append(nonce)
+        if len(lost) < 8:
+            raise StorageUnavailableError("the reply was lost")
+        del gated.replaced["claim"]
+        return answer
+
+    gated.replaced["claim"] = claim
+    queue = Queue[Any, Any](gated, visibility_timeout=60, max_attempts=1)
+    queue.execute(echo)
+    events = Events(queue)
+    async with queue:
+        assert await queue.enqueue_and_wait("a", 7, timeout=9) == 7
+
+    assert len(lost) == 8
+    assert set(lost) == {lost[0]}
+    assert len(events.of("error")) == 1
+
+
+@pytest.mark.slow
+@in_loop
 async def test_a_bug_of_the_storage_does_not_end_the_worker_in_silence(storage: Storage) -> None:
     """An exception that no storage should raise is an error event, and the worker tries again."""
     gated = Gated(storage)

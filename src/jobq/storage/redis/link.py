@@ -6,6 +6,8 @@ A server answers in the order in which it was asked, so a queue of futures besid
 2.  When the connection breaks, everything in flight fails at once: what the server did of it is unknown. Whoever asked
     may ask again, and waits for the next connection, at most the time limit.
 3.  A reply that is overdue breaks the connection, since replies cannot overtake each other: one timer for all.
+4.  Where another server may take over, a second of silence is told, so that somebody looks; and a connection that has
+    nothing to send asks now and then, so that silence is noticed. A machine that is gone does not hang up.
 """
 
 from __future__ import annotations
@@ -22,6 +24,11 @@ from jobq.storage.redis.packing import Command, pack
 from jobq.storage.redis.trouble import unavailable
 from jobq.storage.redis.wire import Dialer, Wire
 
+_DOUBTED_AFTER = 1.0
+"""Seconds that a reply must be owed for the server to be doubted, and between two doubts."""
+_PULSE = 2.0
+"""Seconds after which a connection with nothing to send asks."""
+_PING: Command = ("PING",)
 _RENEWED_AFTER = 1.0
 """Seconds that a connection must be old to be given up on suspicion."""
 
@@ -43,9 +50,13 @@ class Link:
         time_limit: float,
         connected: Callable[[Wire], None],
         lost: Callable[[StorageError], None],
+        doubted: Callable[[], None] | None = None,
     ) -> None:
         self._dialer = dialer
         self._time_limit = time_limit
+        self._doubted = doubted
+        """Called again and again while the server is silent; None if nobody could take over."""
+        self._look_after = time_limit if doubted is None else min(_DOUBTED_AFTER, time_limit)
         self._tell_connected = connected
         self._tell_lost = lost
         self._keeper: asyncio.Task[None] | None = None
@@ -221,22 +232,37 @@ class Link:
         self._break(unavailable(self.address, error))
 
     def _note_sent(self) -> None:
-        while self._sent and self._sent[0][0] <= self._answered:
-            self._sent.popleft()
+        self._forget_answered()
         self._sent.append((self._answered + len(self._waiting), self._loop.time()))
         if self._alarm is None:
-            self._alarm = self._loop.call_later(self._time_limit, self._look_for_overdue)
+            self._alarm = self._loop.call_later(self._look_after, self._look_for_overdue)
+
+    def _forget_answered(self) -> None:
+        while self._sent and self._sent[0][0] <= self._answered:
+            self._sent.popleft()
 
     def _look_for_overdue(self) -> None:
         self._alarm = None
-        while self._sent and self._sent[0][0] <= self._answered:
-            self._sent.popleft()
+        self._forget_answered()
+        if not self._sent:
+            if self._doubted is not None:
+                self._alarm = self._loop.call_later(_PULSE, self._take_pulse)
+            return
+        owed_for = self._loop.time() - self._sent[0][1]
+        if owed_for >= self._time_limit:
+            self._break(unavailable(self.address, f"no reply within {self._time_limit:g} s"))
+            return
+        if self._doubted is not None and owed_for >= _DOUBTED_AFTER:
+            self._doubted()
+        next_in = self._look_after - owed_for if owed_for < self._look_after else _DOUBTED_AFTER
+        self._alarm = self._loop.call_later(min(next_in, self._time_limit - owed_for), self._look_for_overdue)
+
+    def _take_pulse(self) -> None:
+        self._alarm = None
         if self._sent:
-            left = self._sent[0][1] + self._time_limit - self._loop.time()
-            if left <= 0:
-                self._break(unavailable(self.address, f"no reply within {self._time_limit:g} s"))
-            else:
-                self._alarm = self._loop.call_later(left, self._look_for_overdue)
+            self._look_for_overdue()
+        else:
+            self._submit(_PING, None)
 
 
 def _fail(reply: asyncio.Future[Any], error: Exception) -> None:
