@@ -16,7 +16,7 @@ WORKERS ?= 4
 STORAGE ?=
 # The random order to repeat, as pytest printed it; empty means a new one.
 SEED ?=
-# More words for pytest, such as a path or -k.
+# More words for pytest, such as a path or -k; or for the mutants, such as --list.
 ARGS ?=
 # Words for the benchmarks.
 BENCH ?=
@@ -60,7 +60,7 @@ test-all: ## Run the tests on every Python 3.11 to 3.13 that is found
 	done <<<"$$pythons"
 
 .PHONY: check
-check: lint types house ## Everything that must hold before a change lands: format, lint, types, house rules, tests
+check: lint types house mutants-quick ## Everything that must hold before a change lands: format, lint, types, house rules, mutants, tests
 	@$(MAKE) --no-print-directory test
 
 .PHONY: lint
@@ -75,6 +75,14 @@ types: $(VENV)/installed-dev ## Check the types, strictly
 .PHONY: house
 house: $(VENV)/installed-dev ## Check the house rules: floors, sizes, names, exports, documents
 	@$(PY) -m pytest -q -p no:randomly tests/house
+
+.PHONY: mutants
+mutants: $(VENV)/installed-dev ## Put known bugs into copies of the sources, and see that the tests find each; ARGS=… for options
+	@$(PY) -m mutants $(ARGS)
+
+.PHONY: mutants-quick
+mutants-quick: $(VENV)/installed-dev ## The same with the few bugs that are found within seconds
+	@$(PY) -m mutants --quick
 
 .PHONY: bench
 bench: $(VENV)/installed-dev ## Measure throughput and request/response; BENCH=… for options
@@ -96,6 +104,10 @@ simulate: $(VENV)/installed-dev ## Live through SEEDS=… histories in virtual t
 soak: $(VENV)/installed-dev ## Kill, freeze and cut off real processes for MINUTES=…; STORAGE=file|redis|valkey|cluster
 	@$(PY) -m soak $(if $(STORAGE),--storage '$(STORAGE)') --minutes $(MINUTES) \
 		$(if $(JOBS),--jobs $(JOBS)) $(if $(SEED),--seed $(SEED))
+
+.PHONY: growth
+growth: $(VENV)/installed-dev ## Let jobs flow for MINUTES=… and see that nothing else grows; STORAGE=file|redis|valkey
+	@$(PY) -m growth $(if $(STORAGE),--storage '$(STORAGE)') --minutes $(MINUTES)
 
 .PHONY: format
 format: $(VENV)/installed-dev ## Format the code and sort the imports

@@ -10,9 +10,19 @@ from typing import Any
 
 import pytest
 
-from jobq import Job, JobFailedError, MaxRetriesError, Queue, State, StorageError, StorageUnavailableError
+from jobq import (
+    Job,
+    JobFailedError,
+    MaxRetriesError,
+    MemoryStorage,
+    Queue,
+    State,
+    StorageError,
+    StorageUnavailableError,
+)
 from jobq.job import Settlement
 from jobq.storage.contract import Storage
+from jobq.testing import OnLoop, VirtualClock, run_virtual
 from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
 
 IGNORES = pytest.mark.parametrize("timeout", [0, 0.2])
@@ -385,12 +395,12 @@ async def test_stop_returns_whatever_handlers_do(storage: Storage, timeout: floa
     assert timeout <= took < timeout + 1
     async with Queue[Any, Any](storage) as reader:
         status = await reader.get_status("a")
-        assert status is not None
-        assert (status.state, status.attempts) == ("processing", 1)
-        stubborn.release.set()
+        stubborn.release.set()  # Before any assertion, so that the loop of a failed test can end.
         await stubborn.ended.wait()
         for _ in range(5):
             await asyncio.sleep(0)
+        assert status is not None
+        assert (status.state, status.attempts) == ("processing", 1)
         assert await reader.get_result("a") is None
 
 
@@ -631,6 +641,35 @@ async def test_a_lost_token_fences_the_handler(storage: Storage) -> None:
     assert status is not None
     assert (status.state, status.worker_id) == ("processing", "rival")
     assert not events.of("completed")
+
+
+def test_a_lost_lease_is_noticed_at_the_next_renewal() -> None:
+    """After a third of the lease, and not when it would have ended: until then two handlers run."""
+
+    async def main() -> float:
+        storage = MemoryStorage(clock=VirtualClock())
+        namespace, claimed = storage.namespace("default"), []
+        gated = Gated(OnLoop(storage))
+        queue, waiting = Queue[Any, Any](gated, visibility_timeout=30.0), Waiting()
+        events = Events(queue)
+        queue.execute(waiting)
+
+        async def overheard(*arguments: Any) -> Any:
+            answer = await namespace.claim(*arguments)
+            claimed.extend(answer.claims)
+            return answer
+
+        gated.replaced["claim"] = overheard
+        async with queue:
+            await queue.enqueue("a", 1)
+            await waiting.begun()
+            await namespace.settle([Settlement("a", claimed[0].token, State.QUEUED)])
+            await namespace.claim("rival", 60.0, 1, "rival.1")
+            await events.until("lease_lost", within=60)
+            assert waiting.jobs[0].signal.reason == "lease_lost"
+            return asyncio.get_running_loop().time()
+
+    assert run_virtual(main) == pytest.approx(10.0, abs=0.5)
 
 
 @in_loop

@@ -17,6 +17,8 @@ _STORAGES = {
     "FileStorage": ("jobq.storage.file", None),
     "RedisStorage": ("jobq.storage.redis", "redis"),
 }
+_PACKAGES = {"redis": ("redis", "hiredis")}
+"""What an extra brings."""
 _REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 _FORMS = "memory://, file:///path/to/directory, or redis://host:6379/0"
@@ -68,6 +70,6 @@ def load_storage(name: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except ModuleNotFoundError as error:
-        if extra is None or (error.name or "").partition(".")[0] != extra:
+        if extra is None or (error.name or "").partition(".")[0] not in _PACKAGES[extra]:
             raise
         raise ImportError(f"{name} needs an extra that is not installed: pip install 'jobq[{extra}]'") from error

@@ -84,6 +84,23 @@ class Claiming(StorageCase):
         assert await bench.drained() == list("cfdaegb")
 
     @scenario
+    async def test_a_job_keeps_its_priority_whenever_it_becomes_ready(self, bench: Bench) -> None:
+        """When its delay is over, after a failed attempt, given back, rescued and revived."""
+        await bench.add("plain")
+        await bench.add("delayed", priority=5, delay=1.0)
+        retried = await bench.processing("retried", priority=4)
+        given_back = await bench.processing("given back", priority=3)
+        await bench.processing("rescued", priority=2, lease=5.0)
+        await bench.failed("revived", priority=1)
+        await bench.settle(retried, State.FAILING)
+        await bench.settle(given_back, State.QUEUED)
+        await bench.revive("revived")
+
+        bench.clock.advance(6.0)
+
+        assert await bench.drained() == ["delayed", "retried", "given back", "rescued", "revived", "plain"]
+
+    @scenario
     async def test_the_claims_of_one_call_are_in_order(self, bench: Bench) -> None:
         """The first of the answer is the first to start."""
         for id, priority in (("a", 0), ("b", 1), ("c", 0), ("d", 2)):

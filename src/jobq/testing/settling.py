@@ -204,6 +204,24 @@ class Settling(StorageCase):
         assert await bench.state("long") is State.COMPLETED
 
     @scenario
+    async def test_jobs_that_end_in_one_call_expire_each_in_its_own_time(self, bench: Bench) -> None:
+        """As if each had been settled alone."""
+        claims = [await bench.processing(id) for id in "abcd"]
+        ends = (State.COMPLETED, State.FAILED, State.COMPLETED, State.FAILED)
+
+        await bench.queue.settle(
+            [
+                bench.settlement(claim, end, ttl=ttl)
+                for claim, end, ttl in zip(claims, ends, (60.0, 1.0, 0.0, 60.0), strict=True)
+            ]
+        )
+        first = [await bench.state(id) for id in "abcd"]
+        bench.clock.advance(2.0)
+
+        assert first == [State.COMPLETED, State.FAILED, None, State.FAILED]
+        assert [await bench.state(id) for id in "abcd"] == [State.COMPLETED, None, None, State.FAILED]
+
+    @scenario
     async def test_a_job_expires_when_expires_at_is_reached(self, bench: Bench) -> None:
         """Not before, for no read."""
         await bench.completed(ttl=8.0)
