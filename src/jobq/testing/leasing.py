@@ -256,6 +256,19 @@ class Leasing(StorageCase):
         assert len((await bench.queue.rescue(100)).rescued) == 1
 
     @scenario
+    async def test_a_claim_sets_leases_back_as_well(self, bench: Bench) -> None:
+        """Where no reaper runs, nobody else would."""
+        await bench.processing(lease=10.0)
+
+        bench.clock.jump_monotonic(-4000.0)
+        next_in = (await bench.claim()).next_in
+        bench.clock.advance(10.25)
+
+        assert next_in is not None
+        assert next_in <= 10.01
+        assert len((await bench.claim()).claims) == 1
+
+    @scenario
     async def test_leases_of_different_lengths_are_set_back_each_to_its_own(self, bench: Bench) -> None:
         """A long one does not keep a short one."""
         await bench.processing("long", lease=1000.0)
