@@ -101,8 +101,9 @@ class Transitions(Steps):
         promoted = due is not None and due <= self._now
         if promoted:
             self._promote()
-        if lapses is not None and (lapses <= self._monotonic or leased > self._monotonic):
-            rescued = self._rescue(limit + _ON_THE_WAY)
+        lapsed = lapses is not None and (lapses <= self._monotonic or leased > self._monotonic)
+        if lapsed:
+            rescued = self._rescue(limit + _ON_THE_WAY)  # Or only set back, should the clock have jumped back.
         ready = self._fetch(_FIND, (self._queue, limit))
         found = self._whole(ready)
         claims: list[Claim] = []
@@ -110,7 +111,7 @@ class Transitions(Steps):
             claims = self._take(found, worker_id, lease, nonce)
             lapses = self._monotonic + lease if lapses is None else min(lapses, self._monotonic + lease)
         # Unless more was touched than ready jobs, what else falls due is as it was.
-        touched = promoted or rescued or len(ready) == limit
+        touched = promoted or lapsed or len(ready) == limit
         due_in = self.due_in() if touched else self._sooner(due, lapses)
         if due_in == 0.0:
             self.ready += 1  # One worker wakes the next, so that an add wakes no herd.

@@ -146,12 +146,16 @@ class Settling(StorageCase):
 
     @scenario
     async def test_of_two_settlements_of_one_token_in_one_call_the_first_wins(self, bench: Bench) -> None:
-        """One decision per token, also within a batch."""
-        claim = await bench.processing()
+        """One decision per token, also within a batch, whatever the two want to write."""
+        for first in OUTCOMES:
+            for second in OUTCOMES:
+                id = f"{first}-{second}"
+                claim = await bench.processing(id, priority=1)
 
-        await bench.queue.settle([bench.settlement(claim), bench.settlement(claim, State.FAILED)])
+                await bench.queue.settle([bench.settlement(claim, first), bench.settlement(claim, second)])
 
-        assert await bench.state() is State.COMPLETED
+                assert await bench.state(id) is first, id
+                await bench.cancel(id)
 
     @scenario
     async def test_concurrent_settlements_of_one_token_decide_once(self, bench: Bench) -> None:

@@ -14,7 +14,7 @@ for i = 4, #ARGV, 6 do
   plain = plain and ARGV[i + 2] == '0' and not seen[id]
   seen[id], keys[#keys + 1] = true, stem .. 'j:' .. id
 end
-local sequence = redis.call('HMGET', stem .. 'seq', 'count', 'format')
+local sequence = redis.call('HMGET', stem .. 'seq', 'count', 'format', 'looked')
 if plain and sequence[2] == '1' and redis.call('EXISTS', unpack(keys)) == 0 then
   local place, sets, ready, accepted = tonumber(sequence[1] or 0), {}, {}, {}
   for n, key in ipairs(keys) do
@@ -26,7 +26,8 @@ if plain and sequence[2] == '1' and redis.call('EXISTS', unpack(keys)) == 0 then
   end
   redis.call('MSET', unpack(sets))
   redis.call('ZADD', stem .. 'ready', unpack(ready))
-  redis.call('HSET', stem .. 'seq', 'count', string.format('%.0f', place), 'looked', string.format('%.0f', steady))
+  redis.call('HSET', stem .. 'seq', 'count', string.format('%.0f', place), 'looked',
+    string.format('%.0f', math.max(tonumber(sequence[3] or 0), steady)))
   if redis.call('EXISTS', stem .. 'wake') == 0 then
     redis.call('LPUSH', stem .. 'wake', 1)
   end

@@ -8,7 +8,7 @@
 
 -- The plain case: completed by whoever holds the job, and nobody asked to cancel it. It is a straight line and comes before
 -- all that defines functions, since each of them costs every call.
-local keys, answers, settled, leases, raws = {}, {}, {}, {}, {}
+local keys, answers, seen, leases, raws = {}, {}, {}, {}, {}
 for n = 1, (#ARGV - 3) / 7 do
   keys[n] = stem .. 'j:' .. ARGV[7 * n - 3]
 end
@@ -18,7 +18,7 @@ for n, raw in ipairs(redis.call('MGET', unpack(keys))) do
   local fine, format, created, place, _, state, cancel_asked, _, _, priority, attempts, most, result_ttl, started, _, holder,
     worker, generation, _, recent, replies = pcall(struct.unpack, LAYOUT, raw or '')
   if fine and format == 1 and state == PROCESSING and token ~= '' and holder == token and cancel_asked == 0
-    and tonumber(ARGV[i + 2]) == COMPLETED and not settled[id] then
+    and tonumber(ARGV[i + 2]) == COMPLETED and not seen[id] then
     local has = ARGV[i + 5] == '1' and 1 or 0
     local outcome = has == 1 and ARGV[i + 6] or ''
     local term = ttl > 0 and math.ceil(wall / 1000) + ttl or now
@@ -31,8 +31,9 @@ for n, raw in ipairs(redis.call('MGET', unpack(keys))) do
       news[#news + 1] = {replies, SETTLED_HINT, id, generation, #outcome}
       raws[id] = raw
     end
-    settled[id], answers[n] = true, SETTLED_APPLIED
+    answers[n] = SETTLED_APPLIED
   end
+  seen[id] = true -- Of two settlements of one job the first decides, also if it is not a plain one.
 end
 if #leases > 0 then
   redis.call('ZREM', stem .. 'leases', unpack(leases))
