@@ -180,6 +180,8 @@ class Link:
         wire.listen(self._receive, lost=self._lose, emptied=self._flush)
         assert self._attached is not None
         self._attached.set_result(None)
+        if self._doubted is not None:
+            self._alarm = self._loop.call_later(self._look_after, self._look_for_overdue)
         self._tell_connected(wire)
 
     def _break(self, error: StorageError, *, tell: bool = True) -> None:
@@ -246,7 +248,7 @@ class Link:
         self._forget_answered()
         if not self._sent:
             if self._doubted is not None:
-                self._alarm = self._loop.call_later(_PULSE, self._take_pulse)
+                self._alarm = self._loop.call_later(min(_PULSE, self._time_limit), self._take_pulse)
             return
         owed_for = self._loop.time() - self._sent[0][1]
         if owed_for >= self._time_limit:
