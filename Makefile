@@ -61,7 +61,7 @@ test-all: ## Run the tests on every Python 3.11 to 3.13 that is found
 
 .PHONY: check
 check: lint types house mutants-quick ## Everything that must hold before a change lands: format, lint, types, house rules, mutants, tests
-	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory test ARGS="$(ARGS) --ignore=tests/house"
 
 .PHONY: lint
 lint: $(VENV)/installed-dev ## Check the format and the usual mistakes
