@@ -52,12 +52,14 @@ test: $(VENV)/installed-dev ## Run the tests; STORAGE=memory|file|redis|valkey|c
 	@$(PYTEST) $(ARGS)
 
 .PHONY: test-all
-test-all: ## Run the tests on every Python 3.11 to 3.13 that is found
+test-all: ## Run the tests on every Python 3.11 to 3.13 that is found, then a minute of soak on files and on Redis
 	@pythons="$$(bash tools/pythons)"; \
 	while IFS=' ' read -r version python; do \
 		printf '== Python %s\n' "$$version"; \
 		$(MAKE) --no-print-directory test VENV=".venv-$$version" PYTHON="$$python" </dev/null; \
 	done <<<"$$pythons"
+	@$(MAKE) --no-print-directory soak STORAGE=file MINUTES=1
+	@$(MAKE) --no-print-directory soak STORAGE=redis MINUTES=1
 
 .PHONY: check
 check: lint types house mutants-quick ## Everything that must hold before a change lands: format, lint, types, house rules, mutants, tests
@@ -74,7 +76,7 @@ types: $(VENV)/installed-dev ## Check the types, strictly
 
 .PHONY: house
 house: $(VENV)/installed-dev ## Check the house rules: floors, sizes, names, exports, documents
-	@$(PY) -m pytest -q -p no:randomly tests/house
+	@$(PYTEST) -q tests/house
 
 .PHONY: mutants
 mutants: $(VENV)/installed-dev ## Put known bugs into copies of the sources, and see that the tests find each; ARGS=… for options
