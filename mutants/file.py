@@ -112,10 +112,10 @@ FILE = (
     Mutant(
         "file-lease-kept-by-what-has-ended",
         _FILE,
-        "a completed job is rescued and run once more",
+        "leases of ended jobs pile up, and each is looked at again",
         '_UNLEASE = "token = NULL, lease_until = NULL,',
         '_UNLEASE = "token = NULL,',
-        _file("an_ended_job_is_never_claimed_or_rescued"),
+        _file("next_in_is_none_when_nothing_is_left"),
     ),
     Mutant(
         "file-prune-of-a-running-job",
@@ -166,6 +166,14 @@ FILE = (
         "        self._set_back()\n",
         "",
         _file("a_lease_too_far_ahead_is_set_back_to_its_own_length"),
+    ),
+    Mutant(
+        "file-clock-that-jumped-back-not-noticed-by-a-claim",
+        _FILE,
+        "where no reaper runs the jobs of dead workers wait for days",
+        "        lapsed = lapses is not None and (lapses <= self._monotonic or leased > self._monotonic)\n",
+        "        lapsed = lapses is not None and lapses <= self._monotonic\n",
+        _file("a_claim_sets_leases_back_as_well"),
     ),
     Mutant(
         "file-fault-kept-of-a-neighbour",

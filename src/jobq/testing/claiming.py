@@ -192,8 +192,10 @@ class Claiming(StorageCase):
 
     @scenario
     async def test_tokens_do_not_fall_behind_the_clock(self, bench: Bench) -> None:
-        """So that they also rise over a restart without data."""
-        claim = await bench.processing()
+        """So that they also rise over a restart without data; however long ago the last number was given."""
+        await bench.add()
+        bench.clock.advance(100.0)
+        claim = await bench.take()
 
         assert claim.fencing_token >= int(bench.clock.now() * 1e6)
 
@@ -220,10 +222,15 @@ class Claiming(StorageCase):
 
     @scenario
     async def test_next_in_is_none_when_nothing_is_left(self, bench: Bench) -> None:
-        """No job, no lease: nothing will fall due."""
+        """No job, no lease: nothing will fall due, however the last one ended."""
         assert (await bench.claim()).next_in is None
 
-        await bench.settle(await bench.processing())
+        for end in (State.COMPLETED, State.FAILED):
+            await bench.settle(await bench.processing(end), end)
+            assert (await bench.claim()).next_in is None, end
+        claim = await bench.processing("cancelled")
+        await bench.cancel("cancelled", running=True)
+        await bench.settle(claim)
 
         assert (await bench.claim()).next_in is None
 
