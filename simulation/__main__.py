@@ -9,8 +9,12 @@ import sys
 import time
 from collections import Counter
 
-from simulation.histories import GOALS, Outcome, live_through, missed
-from simulation.world import World
+from simulation.histories import GOALS, Outcome, live_through, missed, shortened, tell
+
+_TOLD = 10
+"""Broken seeds that are told."""
+_SHORTENED = 3
+_INTERRUPTED = 130
 
 
 def main() -> int:
@@ -19,48 +23,76 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--replay", type=int, metavar="SEED", help="live through one seed, and print its history")
+    parser.add_argument("--lasting", type=float, metavar="SECONDS", help="only so much of its bad weather")
     options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
     if options.replay is not None:
-        return replay(options.replay)
-    seeds = range(options.first, options.first + options.seeds)
-    seen: Counter[str] = Counter()
-    failed: list[Outcome] = []
-    begun = time.perf_counter()
-    for number, outcome in enumerate(live_through(seeds, options.processes), 1):
-        seen += outcome.seen
+        return replay(options.replay, options.lasting)
+    progress = Progress(options.seeds)
+    try:
+        for outcome in live_through(range(options.first, options.first + options.seeds), options.processes):
+            progress.take(outcome)
+    except KeyboardInterrupt:
+        report(progress)
+        return _INTERRUPTED
+    return report(progress)
+
+
+class Progress:
+    """What has come of the seeds so far, and a bar that tells it."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.lived = 0
+        self.seen: Counter[str] = Counter()
+        self.failed: list[Outcome] = []
+        self.cpu = 0.0
+        self._begun = self._told_at = time.perf_counter()
+
+    def take(self, outcome: Outcome) -> None:
+        self.lived += 1
+        self.seen += outcome.seen
+        self.cpu += outcome.cpu
         if outcome.broken:
-            failed.append(outcome)
-        if number % 100 == 0 or number == len(seeds):
-            rate = number / (time.perf_counter() - begun)
-            print(
-                f"\r{number} of {len(seeds)} seeds, {len(failed)} broken, {rate:.1f} seeds/s", end="", file=sys.stderr
-            )
-    print(file=sys.stderr)
-    return report(seeds, failed, seen)
+            self.failed.append(outcome)
+        now = time.perf_counter()
+        moving = sys.stderr.isatty()
+        if self.lived == self.wanted or now >= self._told_at + (0.2 if moving else 30.0):
+            self._told_at = now
+            line = f"\r{self}" if moving else str(self)
+            print(line, end="" if moving and self.lived < self.wanted else "\n", file=sys.stderr, flush=True)
+
+    def __str__(self) -> str:
+        done = 30 * self.lived // self.wanted
+        rate = self.lived / (time.perf_counter() - self._begun)
+        return (
+            f"[{'#' * done}{'.' * (30 - done)}] {self.lived} of {self.wanted} seeds, {len(self.failed)} broken, "
+            f"{rate:.1f} seeds/s, {1000 * self.cpu / self.lived:.0f} ms of a processor each"
+        )
 
 
-def report(seeds: range, failed: list[Outcome], seen: Counter[str]) -> int:
+def report(progress: Progress) -> int:
     """Print the goals, then what was broken with the command that repeats it; the answer is the exit code."""
     for goal in GOALS:
-        print(f"{seen[goal]:>10,}  {goal}")
-    unreached = missed(seen, len(seeds))
+        print(f"{progress.seen[goal]:>10,}  {goal}")
+    unreached = missed(progress.seen, progress.lived)
     for text in unreached:
         print(f"proved too little: {text}")
-    for outcome in sorted(failed)[:10]:
+    for number, outcome in enumerate(sorted(progress.failed)[:_TOLD]):
         print(f"seed {outcome.seed}: {outcome.broken[0]}")
-        print(f"  repeat it by: python -m simulation --replay {outcome.seed}")
-    print(f"{len(seeds) - len(failed)} of {len(seeds)} seeds clean")
-    return 1 if failed or unreached else 0
+        shorter = f" --lasting {shortened(outcome.seed):g}" if number < _SHORTENED else ""
+        print(f"  repeat it by: python -m simulation --replay {outcome.seed}{shorter}")
+    print(f"{progress.lived - len(progress.failed)} of {progress.lived} seeds clean")
+    return 1 if progress.failed or unreached else 0
 
 
-def replay(seed: int) -> int:
+def replay(seed: int, lasting: float | None) -> int:
     """Print one history."""
-    logging.disable(logging.CRITICAL)
-    world = World(seed).run()
-    print("\n".join(world.lines))
-    for rule in world.broken:
+    notes = tell(seed, lasting)
+    print("\n".join(notes.lines))
+    for rule in notes.broken:
         print(f"broken: {rule}")
-    return 1 if world.broken else 0
+    return 1 if notes.broken else 0
 
 
 if __name__ == "__main__":

@@ -1,66 +1,182 @@
-"""Nodes: processes of the simulation, each with a connection of its own that fails by a plan, and that may die."""
+"""Nodes: processes of the simulation, each with clocks and a bad connection of its own; they may die."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
-from jobq.storage.contract import Storage
-from jobq.testing import FaultyStorage, RandomPlan, Trouble
+from jobq.clock import Clock
+from jobq.storage.contract import Hint, Storage
+from jobq.testing import LOSE_REQUEST, FaultyStorage, RandomPlan, Trouble, VirtualClock, VirtualLoop
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_current: contextvars.ContextVar[Node | None] = contextvars.ContextVar("node", default=None)
+"""Whose code is running; None is the simulation's own, and the storage's."""
+
+
+def alive() -> bool:
+    """Whether the process whose code is running has not died; what it does after that has no effect."""
+    node = _current.get()
+    return node is None or not node.dead
+
+
+class NodeLoop(VirtualLoop):
+    """The loop of all processes; no timer of one that has died goes off, and so it comes to rest."""
+
+    def __init__(self) -> None:
+        super().__init__(most_turns=20_000)
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        node = _current.get()
+        if node is None:
+            return super().call_at(when, callback, *args, context=context)
+        return super().call_at(when, node.fire, callback, *args, context=context)
+
+
+class NodeClock(VirtualClock):
+    """A machine's clocks: it has been up for a time of its own, and its wall clock may be set."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__(seed=rng.getrandbits(32))
+        self._up = rng.uniform(0.0, 1e6)
+        self.jump_wall(-self._up)
+
+    def monotonic(self) -> float:
+        return self._up + super().monotonic()
 
 
 class Weather:
     """Trouble by chance until it clears up, and now and then a stall that is longer than a lease."""
 
     def __init__(self, rng: random.Random, lease: float) -> None:
+        self._random = random.Random(rng.getrandbits(32))
         self._plan = RandomPlan(
             rng.getrandbits(32),
             rate=rng.choice((0.0, 0.02, 0.1)),
             slow=rng.choice((0.0, 0.1, 0.4)),
             longest=rng.choice((0.01, lease / 2)),
-            hints=rng.choice((0.0, 0.3, 1.0)),
         )
         self._stalls = rng.choice((0.0, 0.0, 0.01))
         self._cut = rng.random() < 0.1
         """Whether the line is cut for some seconds, longer than the library asks again by itself."""
+        self._lost_hints = rng.choice((0.0, 0.3, 1.0))
+        self._share_of_late = rng.choice((0.0, 0.3))
+        self._doubled_hints = rng.choice((0.0, 0.2))
+        self.late_hints = 0
+        """How many came late."""
         self._lease = lease
-        self._random = random.Random(rng.getrandbits(32))
         self.clear = False
 
     def __call__(self, verb: str, index: int) -> Trouble | None:
+        if verb == "hint":
+            return self._meet_hint()
         if self.clear:
             return None
-        if self._cut and 4.0 < asyncio.get_running_loop().time() % 20.0 < 11.0:
+        if self._cut and 2.0 < asyncio.get_running_loop().time() < 9.0:
             return Trouble(request_lost=True)
-        if verb != "hint" and self._random.random() < self._stalls:
+        if self._random.random() < self._stalls:
             return Trouble(delay=self._random.uniform(1.0, 2.5) * self._lease)
         return self._plan(verb, index)
 
+    def doubles_hint(self) -> bool:
+        return self._random.random() < self._doubled_hints
 
-class NodeStorage(FaultyStorage):
-    """A process's connection: when the process has died, nothing of it arrives any more, and nothing is answered."""
+    def _meet_hint(self) -> Trouble | None:
+        """Hints stay as they are when it has cleared up: they may always be lost."""
+        fate = self._random.random()
+        if fate < self._lost_hints:
+            return LOSE_REQUEST
+        if fate < self._lost_hints + self._share_of_late:
+            self.late_hints += 1
+            return Trouble(delay=self._random.uniform(0.0, 3.0))
+        return None
 
-    def __init__(self, storage: Storage, weather: Weather) -> None:
+
+class Node(FaultyStorage):
+    """A process, as a connection: when it has died, nothing of it arrives any more, and nothing is answered.
+
+    Args:
+        storage: what it is connected to.
+        weather: the trouble of its connection.
+        clock: its machine's.
+        dies_at: which of its calls it does not survive, from 1; a half more lets that call take effect. None: it
+            survives them all.
+    """
+
+    def __init__(self, storage: Storage, weather: Weather, clock: NodeClock, dies_at: float | None) -> None:
         super().__init__(storage, weather)
         self.weather = weather
-        self.dead = False
+        self.machine = clock
+        self.death: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._forsaken: list[object] = []
+        """What will not happen any more; kept, so that whoever waits for it is not taken for lost."""
+        self._dies_at = dies_at
+        self._arrived = 0
+        self.doubled = 0
+        """How many hints came twice."""
+
+    @property
+    def clock(self) -> Clock:
+        return self.machine
+
+    @property
+    def dead(self) -> bool:
+        return self.death.done()
+
+    def die(self) -> None:
+        if not self.dead:
+            self.death.set_result(None)
+
+    async def run(self, life: Callable[[Node], Awaitable[None]]) -> None:
+        """Run its program; what that starts belongs to this process too."""
+        _current.set(self)
+        await life(self)
+
+    def fire(self, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Let a timer of this process go off."""
+        if self.dead:
+            self._forsaken.append((callback, args))
+        else:
+            callback(*args)
 
     async def meet(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
-        async def living() -> T:
-            await self._hang_if_dead()
-            answer = await call()
-            await self._hang_if_dead()
+        async def arrive() -> T:
+            self._arrived += 1
+            number = self._arrived
+            await self._pass(number)
+            process = _current.set(None)  # The storage is another process: its timers outlive this one.
+            try:
+                answer = await call()
+            finally:
+                _current.reset(process)
+            await self._pass(number + 0.5)
             return answer
 
-        return await super().meet(verb, living)
+        return await super().meet(verb, arrive)
 
-    def loses_hint(self) -> bool:
-        return self.dead or super().loses_hint()
-
-    async def _hang_if_dead(self) -> None:
+    def deliver(self, handler: Callable[[Hint], None], hint: Hint) -> None:
         if self.dead:
-            await asyncio.get_running_loop().create_future()
+            return
+        teller = _current.set(self)  # The handler is this process's, whoever has caused the hint.
+        try:
+            super().deliver(handler, hint)
+            if self.weather.doubles_hint():
+                self.doubled += 1
+                super().deliver(handler, hint)
+        finally:
+            _current.reset(teller)
+
+    async def _pass(self, number: float) -> None:
+        if number == self._dies_at:
+            self.die()
+        if self.dead:
+            unanswered = asyncio.get_running_loop().create_future()
+            self._forsaken.append(unanswered)
+            await unanswered

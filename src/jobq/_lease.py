@@ -57,6 +57,8 @@ class LeaseGroup:
         if self._loop.is_closed():
             self._abandon()
             return []
+        if not self.held:
+            return []  # Nothing could be lost by a loop that stands still, so an idle one need not wake up for this.
         waiting_since = self._ticked_at
         if waiting_since is not None and now - waiting_since > self._stall_limit:
             if not self._stall_told:
@@ -178,7 +180,8 @@ class Renewer:
                 return
             twin = storage.twin()
             if twin is None:
-                self._tasks[group] = asyncio.get_running_loop().create_task(self._keep(group, storage))
+                task = self._tasks[group] = asyncio.get_running_loop().create_task(self._keep(group, storage))
+                task.add_done_callback(lambda _: self._forget(group))
                 return
             self._thread = threading.Thread(target=self._run, args=(twin,), name="jobq-leases", daemon=True)
             self._thread.start()
@@ -196,6 +199,12 @@ class Renewer:
             await asyncio.wait([task])
         if thread is not None:
             await _ended(thread)
+
+    def _forget(self, group: LeaseGroup) -> None:
+        """Keep nothing of a group whose task has ended, also with its loop: it holds the storage that names us."""
+        with self._lock:
+            self._groups.discard(group)
+            self._tasks.pop(group, None)
 
     def _run(self, twin: Storage) -> None:
         asyncio.run(self._serve(twin))

@@ -86,6 +86,44 @@ def test_a_loop_without_anything_to_wait_for_says_so() -> None:
         runner.run(asyncio.Event().wait())
 
 
+def test_a_wait_that_is_shorter_than_the_loop_can_resolve_ends() -> None:
+    """In real time it would, since the turns of a loop take some; a worker waits so for a job that is nearly due."""
+
+    async def wait_until(at: float) -> None:
+        loop = asyncio.get_running_loop()
+        while loop.time() < at:
+            woken = asyncio.Event()
+            loop.call_later(at - loop.time(), woken.set)
+            await woken.wait()
+
+    run_virtual(lambda: wait_until(8e-11))
+
+
+def test_other_threads_and_signals_are_heard_in_virtual_time() -> None:
+    """Although the system is seldom asked while there is nothing to wait for but timers."""
+
+    async def main() -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        called, signalled = asyncio.Event(), asyncio.Event()
+        loop.add_signal_handler(signal.SIGUSR1, signalled.set)
+        caller = threading.Thread(target=loop.call_soon_threadsafe, args=(called.set,))
+        caller.start()
+        caller.join()
+        await asyncio.wait_for(called.wait(), 3600)
+        signal.raise_signal(signal.SIGUSR1)
+        turns = 0
+        while not signalled.is_set():
+            await _pause(0.001)
+            turns += 1
+        loop.remove_signal_handler(signal.SIGUSR1)
+        return len(asyncio.all_tasks()), turns
+
+    tasks, turns = run_virtual(main)
+
+    assert tasks == 1
+    assert turns < 100
+
+
 def test_a_queue_lives_hours_in_virtual_time_without_a_thread() -> None:
     """Retries, leases and a reaper, by one clock."""
 
@@ -171,6 +209,25 @@ def test_hints_can_be_lost() -> None:
         return [hint.id for hint in hints]
 
     assert run_virtual(main) == ["b"]
+
+
+def test_a_hint_that_comes_late_is_overtaken() -> None:
+    """By those that are not delayed."""
+
+    async def main() -> list[str]:
+        storage = FaultyStorage(MemoryStorage(clock=VirtualClock()), planned({("hint", 0): Trouble(delay=2.0)}))
+        bench = Bench(StorageCase(), ManualClock(), storage)
+        hints: list[Hint] = []
+        watch = await bench.queue.watch(hints.append)
+        for id in "ab":
+            await bench.add(id, reply_to=watch.address)
+            await bench.cancel(id)
+        await _pause(1.9)
+        in_time = [hint.id for hint in hints]
+        await _pause(0.2)
+        return [*in_time, *(hint.id for hint in hints)]
+
+    assert run_virtual(main) == ["b", "b", "a"]
 
 
 def test_a_manual_clock_moves_only_by_hand() -> None:

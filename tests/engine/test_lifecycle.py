@@ -28,6 +28,7 @@ from jobq import (
     StorageUnavailableError,
 )
 from jobq.storage.contract import Storage
+from jobq.testing import OnLoop, VirtualClock, run_virtual
 from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
 
 
@@ -270,6 +271,25 @@ async def test_a_stopped_storage_is_not_kept_alive() -> None:
     del queue, other
     await passing(0.2)
     gc.collect()
+
+    assert gone() is None
+
+
+@pytest.mark.storage("memory")
+def test_a_storage_is_not_kept_alive_by_a_queue_that_was_never_stopped() -> None:
+    """Nor when its leases are renewed in the loop, which has ended: tests in virtual time make thousands of them."""
+
+    async def begin() -> weakref.ref[MemoryStorage]:
+        other = MemoryStorage(clock=VirtualClock())
+        queue = Queue[Any, Any](OnLoop(other))
+        queue.execute(echo)
+        await queue.start()
+        return weakref.ref(other)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gone = run_virtual(begin)
+        gc.collect()
 
     assert gone() is None
 

@@ -12,14 +12,8 @@ from jobq.job import Settlement, State
 from jobq.storage.contract import Settled
 from jobq.storage.memory import MemoryNamespace
 from jobq.storage.records import Record
-from simulation.histories import live, missed
-from simulation.world import World
+from simulation.histories import live, missed, shortened, tell
 
-pytestmark = pytest.mark.filterwarnings(
-    # Processes that die do not stop their queues.
-    "ignore:queue .* was never stopped:ResourceWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
 SEEDS = 300
 PARTS = 6
 
@@ -43,7 +37,18 @@ def test_histories_keep_every_rule(part: int) -> None:
 @pytest.mark.parametrize("seed", [12, 30, 62])
 def test_one_seed_is_one_history(seed: int) -> None:
     """To the last line, so that what was seen once can be seen again."""
-    assert World(seed).run().lines == World(seed).run().lines
+    assert tell(seed).lines == tell(seed).lines
+
+
+@pytest.mark.storage("memory")
+def test_a_shorter_history_begins_alike() -> None:
+    """So a broken one can be cut down to what breaks it."""
+    whole, short = tell(7).lines, tell(7, 1.5).lines
+
+    bad_weather = [line for line in whole if float(line[:10]) < 1.5]
+    assert len(bad_weather) > 10
+    assert short[: len(bad_weather)] == bad_weather
+    assert len(short) < len(whole)
 
 
 def _settle_without_token(self: MemoryNamespace, settlement: Settlement, now: float) -> Settled:
@@ -96,4 +101,6 @@ def test_a_broken_storage_is_found_out(
     """Within a few histories; else the simulation looks at nothing."""
     monkeypatch.setattr(owner, name, broken)
 
-    assert any(World(seed).run().broken for seed in range(40))
+    found = next(seed for seed in range(40) if tell(seed).broken)
+
+    assert tell(found, shortened(found)).broken

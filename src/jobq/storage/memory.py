@@ -142,7 +142,7 @@ class MemoryNamespace:
 
     async def retain(self, id: str, ttl: float, nonce: str) -> State | None:
         with self._transition():
-            return self._once(id, nonce, lambda record, now: self._expire(record, now + ttl))
+            return self._once(id, nonce, lambda record, now: self._expire(record, now, ttl))
 
     async def rescue(self, limit: int) -> Rescue:
         with self._transition():
@@ -152,8 +152,10 @@ class MemoryNamespace:
     async def prune(self, limit: int) -> int:
         removed = 0
         with self._transition():
-            until = self._clock.now() - LINGER
+            until, monotonic = self._clock.now() - LINGER, self._clock.monotonic()
             while removed < limit and (record := self._expiring.top()) and record.expires_at <= until:
+                if record.lingers_until > monotonic:
+                    break
                 self._drop(record)
                 removed += 1
         return removed
@@ -234,12 +236,12 @@ class MemoryNamespace:
         held = self._records.get(job.id)
         recent = NO_ANSWERS
         if held is not None:
-            if held.generation == job.nonce or held.answered(job.nonce, now) is not UNKNOWN:
+            if held.generation == job.nonce or held.answered(job.nonce, self._clock.monotonic()) is not UNKNOWN:
                 return None
             if not held.absent(now):
                 held.note(job.reply_to)
                 return held.snapshot()
-            recent = held.handed_on(now)
+            recent = held.handed_on(self._clock.monotonic())
             self._drop(held)
         record = Record(job, now, recent)
         self._records[job.id] = record
@@ -286,7 +288,7 @@ class MemoryNamespace:
             return Settled.LOST
         if record.token != settlement.token:
             repeated = record.settled_token == settlement.token
-            answer = record.settled_as if repeated else record.answered(settlement.token, now)
+            answer = record.settled_as if repeated else record.answered(settlement.token, self._clock.monotonic())
             return answer if isinstance(answer, Settled) else Settled.LOST
         self._unlease(record)
         if record.cancel_asked:
@@ -315,7 +317,7 @@ class MemoryNamespace:
     def _revive(self, record: Record, nonce: str, now: float) -> None:
         if record.state is not State.FAILED:
             return
-        record.remember_generation(now)
+        record.remember_generation(self._clock.monotonic())
         record.generation = nonce
         record.state, record.attempts = State.QUEUED, 0
         record.error = record.started_at = record.finished_at = None
@@ -323,10 +325,11 @@ class MemoryNamespace:
         record.replies = ()
         self._enqueue(record, 0.0, now)
 
-    def _expire(self, record: Record, at: float) -> None:
-        if record.state.terminal:
-            record.expires_at = at
-            self._expiring.push(at, record)
+    def _expire(self, record: Record, now: float, ttl: float) -> None:
+        if record.state.terminal and record.finished_at is not None:
+            # By a clock that was set back, its end lies ahead; it must not count as expired when it ended.
+            record.expires_at = max(now, record.finished_at) + ttl
+            self._expiring.push(record.expires_at, record)
 
     def _get(self, ref: Ref, now: float) -> Snapshot | None:
         record = self._records.get(ref.id)
@@ -368,17 +371,17 @@ class MemoryNamespace:
 
     def _once(self, id: str, nonce: str, change: Callable[[Record, float], None]) -> State | None:
         """Apply a change unless the nonce was answered before; answer with the state found."""
-        record, now = self._records.get(id), self._clock.now()
+        record, now, monotonic = self._records.get(id), self._clock.now(), self._clock.monotonic()
         if record is None:
             return None
-        answer = record.answered(nonce, now)
+        answer = record.answered(nonce, monotonic)
         if isinstance(answer, State):
             return answer
         if record.absent(now):
             return None
         found = record.state
         change(record, now)
-        record.remember(nonce, found, now)
+        record.remember(nonce, found, monotonic)
         return found
 
     def _enqueue(self, record: Record, delay: float, now: float) -> None:
@@ -417,6 +420,7 @@ class MemoryNamespace:
     ) -> None:
         record.state, record.result, record.error = state, result, error
         record.finished_at = now
+        record.lingers_until = self._clock.monotonic() + LINGER
         record.cancel_asked = False
         if state is not State.FAILED:
             record.payload = b""

@@ -39,6 +39,7 @@ class Record:
         "job",
         "lease",
         "lease_until",
+        "lingers_until",
         "payload",
         "place",
         "ready_key",
@@ -75,6 +76,9 @@ class Record:
         self.cancel_asked = False
         self.recent = recent
         """Requests that were answered lately, by nonce or token: what was answered, and when. Replaced, not changed."""
+        self.lingers_until = 0.0
+        """When it may be removed, if it has expired. Like `recent`, by the clock that is never set: else a jump of the wall
+        clock would make it forget requests that are still being sent again, and an add would be done twice."""
         self.replies: tuple[str, ...] = () if job.reply_to is None else (job.reply_to,)
         self.result: bytes | None = None
         self.error: bytes | None = None
@@ -103,25 +107,26 @@ class Record:
         if reply_to is not None and not self.state.terminal and reply_to not in self.replies:
             self.replies += (reply_to,)
 
-    def remember(self, nonce: str, answer: Answer, now: float) -> None:
-        lately = {key: value for key, value in self.recent.items() if value[1] > now - LINGER}
-        self.recent = {**lately, nonce: (answer, now)}
+    def remember(self, nonce: str, answer: Answer, monotonic: float) -> None:
+        lately = {key: value for key, value in self.recent.items() if value[1] > monotonic - LINGER}
+        self.recent = {**lately, nonce: (answer, monotonic)}
+        self.lingers_until = monotonic + LINGER
 
-    def remember_generation(self, now: float) -> None:
+    def remember_generation(self, monotonic: float) -> None:
         """Keep the nonce of the add that began this generation; that of a revive is remembered with its answer."""
         if self.generation not in self.recent:
-            self.remember(self.generation, None, now)
+            self.remember(self.generation, None, monotonic)
 
-    def answered(self, nonce: str, now: float) -> object:
+    def answered(self, nonce: str, monotonic: float) -> object:
         """Return what a request was answered within the last `LINGER` seconds, or `UNKNOWN`."""
         answer, at = self.recent.get(nonce, (UNKNOWN, NEVER))
-        return UNKNOWN if at <= now - LINGER else answer
+        return UNKNOWN if at <= monotonic - LINGER else answer
 
-    def handed_on(self, now: float) -> Answers:
+    def handed_on(self, monotonic: float) -> Answers:
         """Return what the record that replaces this one must still remember."""
-        self.remember_generation(now)
+        self.remember_generation(monotonic)
         if self.settled_token is not None:
-            self.remember(self.settled_token, self.settled_as, now)
+            self.remember(self.settled_token, self.settled_as, monotonic)
         return self.recent
 
     def claim(self) -> Claim:

@@ -178,8 +178,9 @@ class Transitions(Steps):
 
     def retain(self, id: str, ttl: float, nonce: str) -> State | None:
         def change(row: Row) -> None:
-            if row.state.terminal:
-                row.expires_at = self._now + ttl
+            if row.state.terminal and row.finished_at is not None:
+                # By a clock that is behind that of who ended it, its end lies ahead: it must not count as expired then.
+                row.expires_at = max(self._now, row.finished_at) + ttl
 
         return self._once(id, nonce, change)
 

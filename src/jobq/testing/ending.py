@@ -302,6 +302,20 @@ class Reviving(StorageCase):
         await bench.add()
 
     @scenario
+    async def test_retain_keeps_what_ended_by_a_clock_that_was_ahead(self, bench: Bench) -> None:
+        """For as long as it says, at least: that its end lies ahead does not make it expired."""
+        await bench.completed()
+        bench.clock.jump_wall(-3600.0)
+
+        assert await bench.retain(ttl=60.0) is State.COMPLETED
+
+        assert await bench.state() is State.COMPLETED
+        bench.clock.advance(59.0)
+        assert await bench.state() is State.COMPLETED
+        bench.clock.advance(3602.0)
+        assert await bench.state() is None
+
+    @scenario
     async def test_retain_touches_only_what_has_ended(self, bench: Bench) -> None:
         """A job that waits or runs has no expiry to move."""
         await bench.processing("processing")

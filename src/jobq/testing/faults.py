@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -38,11 +39,11 @@ class Trouble(msgspec.Struct, frozen=True):
     """What happens to one call."""
 
     request_lost: bool = False
-    """It never arrives; the caller gets `StorageUnavailableError`. A hint with any trouble is lost."""
+    """It never arrives; the caller gets `StorageUnavailableError`. A hint vanishes."""
     reply_lost: bool = False
-    """It is done, and the caller gets `StorageUnavailableError`."""
+    """It is done, and the caller gets `StorageUnavailableError`. A hint vanishes."""
     delay: float = 0.0
-    """Seconds on the way there."""
+    """Seconds on the way there. A hint comes so much later, and others may overtake it."""
     delay_back: float = 0.0
     """Seconds on the way back."""
 
@@ -146,10 +147,15 @@ class FaultyStorage:
             raise StorageUnavailableError(f"{verb}: the reply was lost on purpose")
         return answer
 
-    def loses_hint(self) -> bool:
-        lost = self._next("hint") is not None
-        self.troubles["hint"] += lost
-        return lost
+    def deliver(self, handler: Callable[[Hint], None], hint: Hint) -> None:
+        """Pass a hint on, with the trouble that is planned for it."""
+        trouble = self._next("hint")
+        if trouble is None:
+            handler(hint)
+        elif trouble.request_lost or trouble.reply_lost:
+            self.troubles["hint"] += 1
+        else:
+            asyncio.get_running_loop().call_later(trouble.delay + trouble.delay_back, handler, hint)
 
     def _next(self, verb: str) -> Trouble | None:
         index = self.calls[verb]
@@ -199,11 +205,7 @@ class FaultyNamespace:
         await self._meet("wait_for_work", lambda: self._inner.wait_for_work(timeout))
 
     async def watch(self, handler: Callable[[Hint], None]) -> Watch:
-        def deliver(hint: Hint) -> None:
-            if not self._storage.loses_hint():
-                handler(hint)
-
-        return await self._inner.watch(deliver)
+        return await self._inner.watch(partial(self._storage.deliver, handler))
 
     async def hold(self, name: str, owner: str, ttl: float) -> bool:
         return await self._meet("hold", lambda: self._inner.hold(name, owner, ttl))

@@ -9,20 +9,24 @@ own, and lease renewal by a twin; `OnLoop` moves the last into the loop.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import random
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from jobq.clock import Clock
 from jobq.storage.contract import QueueStorage, Storage
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
-_MOST_TURNS = 1_000_000
-"""Turns of the loop without time moving, after which a test counts as wedged."""
+_INSTANT = 1000
+"""Turns of the loop that happen at one instant; the others take some time, as they really do."""
 _RESOLUTION = 1e-9
+_POLL_EVERY = 64
+"""Turns of the loop after which signals are looked for, while no socket is waited for."""
 
 
 class VirtualTimeError(Exception):
@@ -30,14 +34,25 @@ class VirtualTimeError(Exception):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time is virtual; for `asyncio.Runner`, pass the class as ``loop_factory``."""
+    """An event loop whose time is virtual; for `asyncio.Runner`, pass the class as ``loop_factory``.
 
-    def __init__(self) -> None:
-        self._selector_of_time = _JumpingSelector()
+    Args:
+        most_turns: turns of the loop without a timer going off, after which a test counts as wedged.
+    """
+
+    def __init__(self, most_turns: int = 1_000_000) -> None:
+        self._selector_of_time = _JumpingSelector(most_turns)
         super().__init__(self._selector_of_time)
 
     def time(self) -> float:
         return self._selector_of_time.now
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        if asyncio._get_running_loop() is self:
+            return self.call_soon(callback, *args, context=context)  # Nobody need be woken, by writing to a socket.
+        return super().call_soon_threadsafe(callback, *args, context=context)
 
 
 class VirtualClock(Clock):
@@ -129,13 +144,15 @@ class OnLoop:
 class _JumpingSelector(selectors.PollSelector):
     """Moves time on instead of waiting."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_turns: int) -> None:
         super().__init__()
         self.now = 0.0
+        self._most_turns = most_turns
         self._turns = 0
+        self._unpolled = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = super().select(0)
+        events = self._poll(timeout)
         if timeout is not None and timeout > 0.0 and not events:
             self.now += timeout
             if self.now + _RESOLUTION == self.now:
@@ -145,7 +162,17 @@ class _JumpingSelector(selectors.PollSelector):
         elif timeout is None and not events:
             raise VirtualTimeError("every task waits, and there is no timer that could wake one")
         self._turns += 1
-        if self._turns > _MOST_TURNS:
+        if self._turns > _INSTANT:
+            self.now += _RESOLUTION  # Who waits again and again for less than the loop can resolve gets there.
+        if self._turns > self._most_turns:
             self._turns = 0
-            raise VirtualTimeError(f"time has stood still at {self.now} for {_MOST_TURNS} turns of the loop")
+            raise VirtualTimeError(f"time has stood still at {self.now} for {self._most_turns} turns of the loop")
         return events
+
+    def _poll(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Ask the system, which costs more than a turn of the loop: only if somebody may have something to say."""
+        self._unpolled += 1
+        if timeout is not None and len(self.get_map()) == 1 and self._unpolled < _POLL_EVERY:
+            return []  # The one thing to listen to is the loop's own alarm.
+        self._unpolled = 0
+        return super().select(0)

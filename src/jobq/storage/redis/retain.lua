@@ -8,6 +8,8 @@
 
 return once(ARGV[4], ARGV[5], function(_, record)
   if ended(record) then
-    record[TERM] = expiry(tonumber(ARGV[6]))
+    local ttl = tonumber(ARGV[6])
+    -- By a clock that was set back, its end lies ahead; it must not count as expired when it ended.
+    record[TERM] = math.max(expiry(ttl), record[FINISHED] + ttl)
   end
 end)
