@@ -154,7 +154,7 @@ MEMORY = (
         "memory-resent-add-not-recognized",
         _FILE,
         "an enqueue whose reply was lost is told that somebody else holds the id",
-        "            if held.generation == job.nonce or held.answered(job.nonce, now) is not UNKNOWN:\n",
+        "            if held.generation == job.nonce or held.answered(job.nonce, self._clock.monotonic()) is not UNKNOWN:\n",
         "            if False:\n",
         _memory("an_add_sent_twice_is_accepted_twice_and_done_once"),
         quick=True,

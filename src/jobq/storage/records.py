@@ -77,8 +77,8 @@ class Record:
         self.recent = recent
         """Requests that were answered lately, by nonce or token: what was answered, and when. Replaced, not changed."""
         self.lingers_until = 0.0
-        """When it may be removed, if it has expired. Like `recent`, by the clock that is never set: else a jump of the wall
-        clock would make it forget requests that are still being sent again, and an add would be done twice."""
+        """When it may be removed, if it has expired. Like `recent`, by the clock that is never set: else a jump of the
+        wall clock would make it forget requests that are still being sent again, and an add would be done twice."""
         self.replies: tuple[str, ...] = () if job.reply_to is None else (job.reply_to,)
         self.result: bytes | None = None
         self.error: bytes | None = None
