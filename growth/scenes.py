@@ -23,6 +23,8 @@ WARM_UP = 0.2
 QUEUES = 1000
 FAILED = 10_000
 CALLS = 1000
+_MOST_BEHIND = 2.0
+"""Seconds of work that may wait before the producer of a steady load holds back."""
 _STEPS = 20
 """How often in a second a producer hands over its share."""
 
@@ -39,12 +41,13 @@ async def _steady(place: Place, seconds: float) -> tuple[float, list[Sample], in
     storage, numbers = place.storage(), itertools.count()
     queue = Queue[str, None](storage, concurrency=CALLERS, result_ttl=KEPT)
     queue.execute(do_nothing)
+    pace = _Pace(queue)
     async with queue, Reaper(storage, visibility_timeout=2.0):
         await _complete(queue, numbers, 100)
         empty = place.size()
         rate = LOAD * await _full_speed(queue, numbers)
         ended = asyncio.Event()
-        producer = asyncio.create_task(_produce(queue, numbers, rate, ended))
+        producer = asyncio.create_task(_produce(queue, numbers, rate, pace, ended))
         samples = await watch(place, seconds)
         ended.set()
         await producer
@@ -67,19 +70,36 @@ async def _complete(queue: Queue[str, None], numbers: Iterator[int], count: int)
     return count
 
 
-async def _produce(queue: Queue[str, None], numbers: Iterator[int], rate: float, ended: asyncio.Event) -> None:
-    """Hand over so many jobs a second, and have each tenth awaited."""
+class _Pace:
+    """How far the worker is behind the producer."""
+
+    def __init__(self, queue: Queue[str, None]) -> None:
+        self.completed = 0
+        queue.on("completed", self._count)
+
+    def _count(self, _id: str, _result: None) -> None:
+        self.completed += 1
+
+
+async def _produce(
+    queue: Queue[str, None], numbers: Iterator[int], rate: float, pace: _Pace, ended: asyncio.Event
+) -> None:
+    """Hand over so many jobs a second, and have each tenth awaited; hold back while the machine has too much to do."""
     waits: set[asyncio.Task[None]] = set()
-    started, sent = time.perf_counter(), 0
+    before, sent, owed, last = pace.completed, 0, 0.0, time.perf_counter()
     while not ended.is_set():
-        ids = [str(next(numbers)) for _ in range(max(0, round((time.perf_counter() - started) * rate) - sent))]
-        sent += len(ids)
-        await queue.enqueue_many([(id, PAYLOAD) for id in ids])
-        for id in ids[::10]:
-            wait = asyncio.create_task(queue.wait(id, timeout=60))
-            waits.add(wait)
-            wait.add_done_callback(waits.discard)
+        now = time.perf_counter()
+        owed, last = min(rate, owed + (now - last) * rate), now
+        if sent - (pace.completed - before) < rate * _MOST_BEHIND:
+            ids = [str(number) for number in itertools.islice(numbers, int(owed))]
+            sent, owed = sent + len(ids), owed - len(ids)
+            await queue.enqueue_many([(id, PAYLOAD) for id in ids])
+            for id in ids[::10]:
+                wait = asyncio.create_task(queue.wait(id, timeout=60))
+                waits.add(wait)
+                wait.add_done_callback(waits.discard)
         await asyncio.sleep(1 / _STEPS)
+    await asyncio.gather(*waits)
 
 
 def flood(place: Place, seconds: float) -> Iterator[Row]:
