@@ -16,7 +16,7 @@ WORKERS ?= 4
 STORAGE ?=
 # The random order to repeat, as pytest printed it; empty means a new one.
 SEED ?=
-# More words for pytest, such as a path or -k.
+# More words for pytest, such as a path or -k; or for the mutants, such as --list.
 ARGS ?=
 # Words for the benchmarks.
 BENCH ?=
@@ -45,23 +45,25 @@ demo-valkey: ## The same on a Valkey server that it starts
 	@$(MAKE) --no-print-directory demo STORAGE=valkey
 
 .PHONY: test
-test: $(VENV)/installed-dev ## Run the tests; STORAGE=memory|file|redis|valkey|cluster|sentinel, SEED=… to repeat an order
+test: $(VENV)/installed-dev ## Run the tests; STORAGE=memory|file|redis|valkey|cluster|sentinel|acl, SEED=… to repeat an order
 	@if [ '$(STORAGE)' = redis ] && ! command -v redis-server >/dev/null; then \
 		echo 'redis-server is missing: install it (apt-get install redis-server, for example)' >&2; exit 1; \
 	fi
 	@$(PYTEST) $(ARGS)
 
 .PHONY: test-all
-test-all: ## Run the tests on every Python 3.11 to 3.13 that is found
+test-all: ## Run the tests on every Python 3.11 to 3.13 that is found, then a minute of soak on files and on Redis
 	@pythons="$$(bash tools/pythons)"; \
 	while IFS=' ' read -r version python; do \
 		printf '== Python %s\n' "$$version"; \
 		$(MAKE) --no-print-directory test VENV=".venv-$$version" PYTHON="$$python" </dev/null; \
 	done <<<"$$pythons"
+	@$(MAKE) --no-print-directory soak STORAGE=file MINUTES=1
+	@$(MAKE) --no-print-directory soak STORAGE=redis MINUTES=1
 
 .PHONY: check
-check: lint types house ## Everything that must hold before a change lands: format, lint, types, house rules, tests
-	@$(MAKE) --no-print-directory test
+check: lint types house mutants-quick ## Everything that must hold before a change lands: format, lint, types, house rules, mutants, tests
+	@$(MAKE) --no-print-directory test ARGS="$(ARGS) --ignore=tests/house"
 
 .PHONY: lint
 lint: $(VENV)/installed-dev ## Check the format and the usual mistakes
@@ -74,7 +76,15 @@ types: $(VENV)/installed-dev ## Check the types, strictly
 
 .PHONY: house
 house: $(VENV)/installed-dev ## Check the house rules: floors, sizes, names, exports, documents
-	@$(PY) -m pytest -q -p no:randomly tests/house
+	@$(PYTEST) -q tests/house
+
+.PHONY: mutants
+mutants: $(VENV)/installed-dev ## Put known bugs into copies of the sources, and see that the tests find each; ARGS=… for options
+	@$(PY) -m mutants $(ARGS)
+
+.PHONY: mutants-quick
+mutants-quick: $(VENV)/installed-dev ## The same with the few bugs that are found within seconds
+	@$(PY) -m mutants --quick
 
 .PHONY: bench
 bench: $(VENV)/installed-dev ## Measure throughput and request/response; BENCH=… for options
@@ -96,6 +106,10 @@ simulate: $(VENV)/installed-dev ## Live through SEEDS=… histories in virtual t
 soak: $(VENV)/installed-dev ## Kill, freeze and cut off real processes for MINUTES=…; STORAGE=file|redis|valkey|cluster
 	@$(PY) -m soak $(if $(STORAGE),--storage '$(STORAGE)') --minutes $(MINUTES) \
 		$(if $(JOBS),--jobs $(JOBS)) $(if $(SEED),--seed $(SEED))
+
+.PHONY: growth
+growth: $(VENV)/installed-dev ## Let jobs flow for MINUTES=… and see that nothing else grows; STORAGE=file|redis|valkey
+	@$(PY) -m growth $(if $(STORAGE),--storage '$(STORAGE)') --minutes $(MINUTES)
 
 .PHONY: format
 format: $(VENV)/installed-dev ## Format the code and sort the imports

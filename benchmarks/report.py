@@ -28,7 +28,7 @@ def machine(server: str | None = None) -> dict[str, str]:
         "sqlite" if server is None else "server": server or sqlite3.sqlite_version,
         "system": f"{platform.system()} {platform.release()}",
         "loop": "asyncio, of the standard library",
-        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", Path(sys.argv[0]).parent.name, *sys.argv[1:]]),
     }
 
 
@@ -78,25 +78,31 @@ def _details(rows: Sequence[Row]) -> Table:
 
 
 def _targets(sections: Sequence[tuple[str, Sequence[Row]]]) -> Table:
-    table = Table("what", "target", "measured", "of 3 runs", "", caption="Medians of 3 runs.")
-    for column in table.columns[1:4]:
+    repeated = any(len(row.values) > 1 for _, rows in sections for row in rows)
+    table = Table("what", "target", "measured", caption="Medians of 3 runs." if repeated else None)
+    if repeated:
+        table.add_column("of 3 runs")
+    table.add_column("")
+    for column in table.columns[1:-1]:
         column.justify = "right"
     for _, rows in sections:
         for row in rows:
-            table.add_row(*_cells(row))
+            table.add_row(*_cells(row, repeated=repeated))
         table.add_section()
     return table
 
 
-def _cells(row: Row) -> tuple[str, str, str, str, str]:
+def _cells(row: Row, *, repeated: bool) -> list[str]:
     goal = row.goal
     target = "" if goal.target is None else f"{'≥' if goal.at_least else '≤'} {_number(goal.target)} "
-    spread = f"{_number(min(row.values))} – {_number(max(row.values))}"
+    spread = [f"{_number(min(row.values))} – {_number(max(row.values))}"] if repeated else []
     verdict = {True: "[green]pass[/green]", False: "[red]miss[/red]", None: ""}[row.passed]
-    return goal.name, f"{target}{goal.unit}", _number(row.measured), spread, verdict
+    return [goal.name, f"{target}{goal.unit}", _number(row.measured), *spread, verdict]
 
 
 def _number(value: float) -> str:
+    if value == 0:
+        return "0"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"

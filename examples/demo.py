@@ -39,8 +39,8 @@ from jobq import Job, JobQueueError, Queue, Reaper, State, StorageUnavailableErr
 from jobq.storage.contract import Storage
 
 WORKERS = ("worker-1", "worker-2", "worker-3")
-CONCURRENCY = 4
-LEASE = 2.0
+CONCURRENCY = 2
+LEASE = 4.0
 """After how many silent seconds a worker counts as dead."""
 KEPT = 600.0
 """Seconds after which the results are gone from a server that was here before the demo."""

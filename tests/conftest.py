@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobq import FileStorage, MemoryStorage, RedisStorage
 from jobq.storage.contract import Storage
 from tests.servers.cluster import Cluster
+from tests.servers.secret import fail_if_shown
 from tests.servers.sentinel import SentinelGroup
 from tests.servers.server import Server
+from tests.servers.user import User
 
 pytest_plugins = ["tests.servers.fixtures"]
 
@@ -18,8 +22,13 @@ pytest_plugins = ["tests.servers.fixtures"]
 pytest.register_assert_rewrite("jobq.testing")
 
 STORAGES = ("memory", "file", "redis", "valkey")
-SETS = ("cluster", "sentinel")
-"""Sets of servers; tests that go through every storage run on them only when they are chosen, since they take long."""
+SETS = ("cluster", "sentinel", "acl")
+"""Sets of servers, and a server whose user may do as little as possible.
+
+Tests that go through every storage run on them only when they are chosen, since they take long; those of `SAMPLE` run
+always.
+"""
+SAMPLE = {"acl": ("tests/engine/test_queue.py", "tests/engine/test_reaper.py")}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,6 +42,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "storage(name): the storage that a test runs on; see --storage")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, pytest.TestReport]:
+    """See that no test showed a password, in what it printed or in what it logged."""
+    report: pytest.TestReport = yield
+    fail_if_shown(report)
+    return report
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -50,7 +67,9 @@ def _wanted(item: pytest.Item, chosen: list[str] | None) -> bool:
         return True
     if chosen:
         return mark.args[0] in chosen
-    return mark.args[0] not in SETS or "storage" not in getattr(item, "fixturenames", ())
+    if mark.args[0] not in SETS or "storage" not in getattr(item, "fixturenames", ()):
+        return True
+    return item.nodeid.partition("::")[0] in SAMPLE.get(mark.args[0], ())
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.storage(name)) for name in STORAGES + SETS])
@@ -61,6 +80,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
             return MemoryStorage()
         case "file":
             return FileStorage(tmp_path / "jobs")
+        case "acl":
+            user: User = request.getfixturevalue("smallest_user")
+            return RedisStorage(user.url, key_prefix=user.prefix)
         case kind:
             servers = {"redis": "redis_server", "valkey": "valkey_server", "sentinel": "sentinel_group"}
             server: Server | Cluster | SentinelGroup = request.getfixturevalue(servers.get(kind, kind))

@@ -41,6 +41,9 @@ class Server:
     def used_memory(self) -> int:
         return int(self._client.info("memory")["used_memory"])
 
+    def connections(self) -> int:
+        return int(self._client.info("clients")["connected_clients"])
+
     def reads(self) -> int:
         """Return how often the server has read from a socket so far."""
         return int(self._client.info("stats")["total_reads_processed"])

@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from jobq._failure import code_of, describe, encode_error, failure
+from jobq._process import Process
 from jobq._running import Running
 from jobq._threads import Threads
 from jobq.checks import check_seconds
@@ -94,7 +95,11 @@ class Executor(Generic[P, R]):
                 if raised is not None:
                     raise raised
             else:
-                value = await self._handler(job)
+                process = Process.id
+                try:
+                    value = await self._handler(job)
+                finally:
+                    Process.end_child_of(process)
         except BaseException as error:
             if _closed(running, error):
                 raise

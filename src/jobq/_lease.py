@@ -109,6 +109,45 @@ class LeaseGroup:
         self.held.clear()
 
 
+class Inquiry:
+    """Asks the storage whether claims should stop, of which a hint says so.
+
+    A hint may come from anybody who can write to its channel, so it makes nobody stop: the storage's answer does. While
+    one question is under way, further hints wait and are asked about together, so many cost no more than a few.
+    """
+
+    def __init__(self, group: LeaseGroup, namespace: Namespace, clock: Clock) -> None:
+        self._group = group
+        self._namespace = namespace
+        self._clock = clock
+        self._wanted: dict[Running, None] = {}
+        self._asking: asyncio.Task[None] | None = None
+
+    def ask(self, id: str) -> None:
+        """Look into the claims on a job; without a hint the next renewal does."""
+        now = self._clock.monotonic()
+        for running in self._group.held.values():
+            if running.claim.id == id and running.renew_until > now:
+                self._wanted[running] = None
+        if self._wanted and self._asking is None:
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+
+    async def close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+
+    async def _ask(self) -> None:
+        try:
+            while self._wanted:
+                asked = list(self._wanted)[:_MOST_AT_ONCE]
+                for running in asked:
+                    del self._wanted[running]
+                await _extend(self._group, self._namespace, asked, self._clock)
+        finally:
+            self._asking = None
+
+
 class Renewer:
     """Renews the leases of all groups on one storage object."""
 
@@ -234,14 +273,20 @@ class Renewer:
     async def _renew(self, group: LeaseGroup, namespace: Namespace) -> bool:
         wanted = group.to_renew(self._clock.monotonic())
         for start in range(0, len(wanted), _MOST_AT_ONCE):
-            some = wanted[start : start + _MOST_AT_ONCE]
-            sent_at = self._clock.monotonic()
-            try:
-                answers = await namespace.extend([(r.claim.id, r.claim.token) for r in some], group.lease)
-            except StorageError:
+            if not await _extend(group, namespace, wanted[start : start + _MOST_AT_ONCE], self._clock):
                 return False
-            group.answered(some, answers, sent_at)
         return True
+
+
+async def _extend(group: LeaseGroup, namespace: Namespace, some: Sequence[Running], clock: Clock) -> bool:
+    """Renew some claims and hand out the answers; False if the storage did not answer."""
+    sent_at = clock.monotonic()
+    try:
+        answers = await namespace.extend([(r.claim.id, r.claim.token) for r in some], group.lease)
+    except StorageError:
+        return False
+    group.answered(some, answers, sent_at)
+    return True
 
 
 async def _ended(thread: threading.Thread) -> None:

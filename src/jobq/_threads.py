@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from jobq._process import Process
+
 Ended = tuple[Any, BaseException | None]
 """What a function returned, and what it raised instead: a future itself refuses some exceptions, as StopIteration."""
 _Call = tuple[Callable[[], Any], asyncio.AbstractEventLoop, asyncio.Future[Ended]]
@@ -51,9 +53,12 @@ class Threads:
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             function, loop, future = call
-            value, error = None, None
+            value, error, process = None, None, Process.id
             try:
-                value = function()
+                try:
+                    value = function()
+                finally:
+                    Process.end_child_of(process)
             except BaseException as raised:
                 error = raised
             with self._lock:

@@ -27,7 +27,7 @@ import msgspec
 from jobq._batch import Batcher, resend, start
 from jobq._executor import Executor, Outcome
 from jobq._failure import decode_error, failure
-from jobq._lease import LeaseGroup, Renewer
+from jobq._lease import Inquiry, LeaseGroup, Renewer
 from jobq._nonces import Nonces
 from jobq._running import Running
 from jobq._timeouts import Timeouts
@@ -35,7 +35,7 @@ from jobq.errors import StorageError, StorageUnavailableError
 from jobq.events import Emitter
 from jobq.job import Claim, Settlement, State
 from jobq.signal import AbortReason
-from jobq.storage.contract import WORKER_LOST, Claimed, Rescued, Settled, Storage
+from jobq.storage.contract import LINGER, RESEND_FOR, WORKER_LOST, Claimed, Rescued, Settled, Storage
 
 IGNORED_AFTER = 1.0
 """Seconds after which a cancelled handler that has not ended counts as one that ignores cancellation."""
@@ -99,6 +99,7 @@ class Worker:
             cancel_asked=lambda running: self._abort(running, "cancelled"),
             stalled=self._loop_stalled,
         )
+        self._inquiry = Inquiry(self._group, self._namespace, self._clock)
         self._running: dict[Running, None] = {}
         """A set in the order of claiming, so that a history can be repeated."""
         self._unsettled = 0
@@ -110,6 +111,8 @@ class Worker:
         self._lease_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._troubled = False
+        self._unanswered: tuple[str, float] | None = None
+        """The nonce of a claim whose outcome is unknown, and when it was first sent."""
         self.until_empty = False
         """Whether somebody waits for `drained`."""
         self.drained = asyncio.Event()
@@ -138,6 +141,7 @@ class Worker:
         self._ended = True
         await self._settler.close(StorageUnavailableError("the worker was stopped before the storage answered"))
         await asyncio.wait(self._tasks)
+        await self._inquiry.close()
         await Renewer.of(self._storage).leave(self._group)
         if self._lease_timer is not None:
             self._lease_timer.cancel()
@@ -149,10 +153,8 @@ class Worker:
         self._changed.set()
 
     def ask_to_cancel(self, id: str) -> None:
-        """Stop this worker's run of a job at once, after a hint; without it the next renewal says so."""
-        for running in list(self._group.held.values()):
-            if running.claim.id == id:
-                self._abort(running, "cancelled")
+        """Stop this worker's run of a job soon, if the storage says so too; without a hint the next renewal asks."""
+        self._inquiry.ask(id)
 
     # Claiming.
 
@@ -173,8 +175,8 @@ class Worker:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
-            sent_at = self._clock.monotonic()
-            claimed = await self._claim(free)
+            nonce, sent_at = self._name_request()
+            claimed = await self._claim(free, nonce)
             if claimed is None:
                 continue
             for rescued in claimed.rescued:
@@ -186,16 +188,30 @@ class Worker:
             elif not self._stopping:
                 await self._wait_for_work(claimed.next_in)
 
-    async def _claim(self, limit: int) -> Claimed | None:
+    def _name_request(self) -> tuple[str, float]:
+        """Return the nonce of the next claim and when it was first sent: the last one's, if nobody knows its outcome.
+
+        What it took is then handed over, instead of waiting for its leases to lapse. A new name is due when the storage
+        has forgotten the old one, or when an answer might come after the end of a lease that counts from so long ago.
+        """
+        now = self._clock.monotonic()
+        if self._unanswered is None or now - self._unanswered[1] > min(LINGER, self._options.lease - RESEND_FOR):
+            self._unanswered = (self._nonces.next(), now)
+        return self._unanswered
+
+    async def _claim(self, limit: int, nonce: str) -> Claimed | None:
         self._settler.flush()
-        options, nonce = self._options, self._nonces.next()
+        options = self._options
         try:
             claimed = await resend(
                 self._clock, lambda: self._namespace.claim(options.worker_id, options.lease, limit, nonce)
             )
         except Exception as error:  # A bug in a storage must not end a worker in silence either.
+            if not isinstance(error, StorageUnavailableError):
+                self._unanswered = None
             await self._sit_out(error)
             return None
+        self._unanswered = None
         if self._troubled:
             self._troubled = False
             self._logger.warning("queue %s: the storage answers again; claiming goes on", options.queue)
@@ -203,14 +219,17 @@ class Worker:
 
     async def _sit_out(self, error: Exception) -> None:
         """Say once that the storage is in trouble, and try again soon."""
-        if not self._troubled:
-            self._troubled = True
-            self._emitter.emit("error", error)
+        self._tell_trouble(error)
         self._changed.clear()
         timer = self._loop.call_later(self._clock.uniform(0.1, _LONGEST_PAUSE), self._changed.set)
         if not self._stopping:
             await self._changed.wait()
         timer.cancel()
+
+    def _tell_trouble(self, error: Exception) -> None:
+        if not self._troubled:
+            self._troubled = True
+            self._emitter.emit("error", error)
 
     async def _wait_for_work(self, next_in: float | None) -> None:
         if next_in is None and not self._running and not self._unsettled:
@@ -354,6 +373,10 @@ class Worker:
         """Repeat a settle until the lease ends; then the job is left to whoever rescues it."""
         running, outcome = decision
         transient = isinstance(error, StorageUnavailableError)
+        if transient and not self._ended and self._clock.monotonic() >= running.lease_until:
+            self._tell_trouble(error)  # Once for an outage, however many jobs ran; each of them is told of as lost.
+            self._emitter.emit("lease_lost", running.claim.id)
+            return False
         if self._ended or not isinstance(error, StorageError) or self._clock.monotonic() >= running.lease_until:
             self._emitter.emit("error", error)
             return False

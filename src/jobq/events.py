@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from jobq.errors import ConfigError
+from jobq.errors import ConfigError, StorageUnavailableError
 
 QUEUE_EVENTS = (
     "started",
@@ -127,5 +127,8 @@ class Emitter:
             self.emit("error", error)
 
     def _log_unheard(self, error: object) -> None:
-        exc_info = error if isinstance(error, BaseException) else None
+        # Of a storage that does not answer, where in the code that was noticed is of no use to anybody.
+        exc_info = (
+            error if isinstance(error, BaseException) and not isinstance(error, StorageUnavailableError) else None
+        )
         self._logger.error("jobq: %s", ascii(str(error)), exc_info=exc_info)

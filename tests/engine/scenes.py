@@ -17,17 +17,28 @@ LONGEST = 10.0
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:
-    """Run a test written as a coroutine in an event loop of its own."""
+    """Run a test written as a coroutine in an event loop of its own, in which it must leave no task behind."""
 
     @functools.wraps(test)
     def run(*arguments: Any, **options: Any) -> T:
         async def bounded() -> T:
             async with asyncio.timeout(LONGEST):
-                return await test(*arguments, **options)
+                answer = await test(*arguments, **options)
+                await alone()
+                return answer
 
         return asyncio.run(bounded())
 
     return run
+
+
+async def alone() -> None:
+    """Wait until there is no task but this one."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + 3.0
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        assert loop.time() < give_up_at, f"the test left tasks behind: {others}"
+        await asyncio.wait(others, timeout=0.05)
 
 
 class Events:

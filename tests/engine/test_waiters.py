@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from jobq import (
     GiveUp,
@@ -23,8 +24,8 @@ from jobq import (
     State,
     StorageUnavailableError,
 )
-from jobq.job import NewJob, Settlement
-from jobq.storage.contract import Hint, HintKind, Storage
+from jobq.job import NewJob, Settlement, Snapshot
+from jobq.storage.contract import Hint, HintKind, Ref, Storage
 from jobq.testing import OnLoop, VirtualClock, run_virtual
 from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
 
@@ -248,6 +249,36 @@ async def test_generations_are_never_mixed(storage: Storage, deaf: bool) -> None
         assert answer.job_id == "a"
     else:
         assert answer == "first"
+
+
+def test_a_hint_of_another_run_is_no_answer() -> None:
+    """Also if it comes first: a waiter keeps to the run that it asked for."""
+
+    async def main() -> Any:
+        storage = MemoryStorage(clock=VirtualClock())
+        namespace = storage.namespace("default")
+        gated = Gated(OnLoop(storage))
+        watches: list[Callable[[Hint], None]] = []
+
+        async def watch(handler: Callable[[Hint], None]) -> Any:
+            watches.append(handler)
+            return await namespace.watch(handler)
+
+        gated.replaced["watch"] = watch
+        async with Queue[int, str](gated) as queue:
+            waiter = asyncio.create_task(queue.enqueue_and_wait("job", 1))
+            await asyncio.sleep(0.1)
+            [claim] = (await namespace.claim("worker", 30.0, 1, "worker.1")).claims
+            [snapshot] = await namespace.get([Ref("job")])
+            assert isinstance(snapshot, Snapshot)
+            another = replace(snapshot, generation="another.1", state=State.COMPLETED, result=b'"another"')
+            watches[0](Hint(HintKind.SETTLED, "job", "another.1", another))
+            await asyncio.sleep(0.1)
+            assert not waiter.done()
+            await namespace.settle([Settlement("job", claim.token, State.COMPLETED, b'"own"', None, 60.0)])
+            return await waiter
+
+    assert run_virtual(main) == "own"
 
 
 @in_loop

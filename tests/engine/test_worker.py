@@ -10,9 +10,19 @@ from typing import Any
 
 import pytest
 
-from jobq import Job, JobFailedError, MaxRetriesError, Queue, State, StorageError, StorageUnavailableError
+from jobq import (
+    Job,
+    JobFailedError,
+    MaxRetriesError,
+    MemoryStorage,
+    Queue,
+    State,
+    StorageError,
+    StorageUnavailableError,
+)
 from jobq.job import Settlement
 from jobq.storage.contract import Storage
+from jobq.testing import OnLoop, VirtualClock, run_virtual
 from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
 
 IGNORES = pytest.mark.parametrize("timeout", [0, 0.2])
@@ -385,12 +395,12 @@ async def test_stop_returns_whatever_handlers_do(storage: Storage, timeout: floa
     assert timeout <= took < timeout + 1
     async with Queue[Any, Any](storage) as reader:
         status = await reader.get_status("a")
-        assert status is not None
-        assert (status.state, status.attempts) == ("processing", 1)
-        stubborn.release.set()
+        stubborn.release.set()  # Before any assertion, so that the loop of a failed test can end.
         await stubborn.ended.wait()
         for _ in range(5):
             await asyncio.sleep(0)
+        assert status is not None
+        assert (status.state, status.attempts) == ("processing", 1)
         assert await reader.get_result("a") is None
 
 
@@ -633,6 +643,35 @@ async def test_a_lost_token_fences_the_handler(storage: Storage) -> None:
     assert not events.of("completed")
 
 
+def test_a_lost_lease_is_noticed_at_the_next_renewal() -> None:
+    """After a third of the lease, and not when it would have ended: until then two handlers run."""
+
+    async def main() -> float:
+        storage = MemoryStorage(clock=VirtualClock())
+        namespace, claimed = storage.namespace("default"), []
+        gated = Gated(OnLoop(storage))
+        queue, waiting = Queue[Any, Any](gated, visibility_timeout=30.0), Waiting()
+        events = Events(queue)
+        queue.execute(waiting)
+
+        async def overheard(*arguments: Any) -> Any:
+            answer = await namespace.claim(*arguments)
+            claimed.extend(answer.claims)
+            return answer
+
+        gated.replaced["claim"] = overheard
+        async with queue:
+            await queue.enqueue("a", 1)
+            await waiting.begun()
+            await namespace.settle([Settlement("a", claimed[0].token, State.QUEUED)])
+            await namespace.claim("rival", 60.0, 1, "rival.1")
+            await events.until("lease_lost", within=60)
+            assert waiting.jobs[0].signal.reason == "lease_lost"
+            return asyncio.get_running_loop().time()
+
+    assert run_virtual(main) == pytest.approx(10.0, abs=0.5)
+
+
 @in_loop
 async def test_a_claim_that_arrives_past_its_lease_is_not_run(storage: Storage) -> None:
     """Its deadline counts from before it was sent, and others may run the job already."""
@@ -698,6 +737,36 @@ async def test_a_worker_survives_trouble_while_claiming(storage: Storage) -> Non
 
     assert len(events.of("error")) <= 2
     assert events.of("error")
+
+
+@pytest.mark.slow
+@in_loop
+async def test_what_was_claimed_by_a_lost_reply_runs_as_soon_as_the_storage_answers_again(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the outage outlasts the time of sending again: the jobs do not wait for their lease to lapse."""
+    monkeypatch.setattr("jobq._batch.RESEND_FOR", 0.1)
+    gated = Gated(storage)
+    lost: list[str] = []
+
+    async def claim(worker_id: str, lease: float, limit: int, nonce: str) -> Any:
+        answer = await storage.namespace("default").claim(worker_id, lease, limit, nonce)
+        lost.append(nonce)
+        if len(lost) < 8:
+            raise StorageUnavailableError("the reply was lost")
+        del gated.replaced["claim"]
+        return answer
+
+    gated.replaced["claim"] = claim
+    queue = Queue[Any, Any](gated, visibility_timeout=60, max_attempts=1)
+    queue.execute(echo)
+    events = Events(queue)
+    async with queue:
+        assert await queue.enqueue_and_wait("a", 7, timeout=9) == 7
+
+    assert len(lost) == 8
+    assert set(lost) == {lost[0]}
+    assert len(events.of("error")) == 1
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ PATIENCE = 15.0
 """Seconds after which something that should happen counts as never happening, also on a busy machine."""
 RESUMES_WITHIN = 2.0
 """Seconds after the end of an outage within which a worker works again."""
-SLACK = 1.5
-"""Seconds by which a machine that others use as well may be late."""
+SLACK = 0.5
+"""Seconds by which what takes its full time by design may be late on a machine that others use as well."""
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:

@@ -134,12 +134,12 @@ async def test_waiters_are_told_when_the_server_has_lost_its_data(start: Starter
         emptied_at = time.monotonic()
         errors = await asyncio.gather(*waits, return_exceptions=True)
 
-        assert time.monotonic() - emptied_at < 2.0 + SLACK
+        assert time.monotonic() - emptied_at < 2.0
         assert [type(error) for error in errors] == [JobNotFoundError] * 10
         work.seconds = 0.0
         begun = time.monotonic()
         assert await work.queue.enqueue_and_wait("job-0", 21, timeout=10) == 42
-        assert time.monotonic() - begun < 3.0 + SLACK  # Those that ran before it hold their slots until they end.
+        assert time.monotonic() - begun < 3.0  # Those that ran before it hold their slots until they end.
         await eventually(lambda: len(work.of("lease_lost")) == 4, "refused results")
         await eventually(lambda: work.completed == ["job-0"], "the event")
         assert await counted(work.queue) == {State.COMPLETED: 1}
@@ -197,7 +197,7 @@ async def test_a_frozen_server_costs_five_seconds_and_the_worker_resumes(start: 
         await passing(max(0.0, begun + 7.0 - time.monotonic()))
         done = len(work.completed)
         server.resume()
-        await eventually(lambda: len(work.completed) > done, "further jobs", within=RESUMES_WITHIN + SLACK)
+        await eventually(lambda: len(work.completed) > done, "further jobs", within=RESUMES_WITHIN)
         # Its outcome was unknown; the same id again tells.
         await work.queue.enqueue("job-99", 1)
         assert await work.queue.enqueue_and_wait("late", 1, timeout=20) == 2
@@ -218,7 +218,7 @@ async def test_a_worker_resumes_within_two_seconds_and_says_so_once(start: Start
 
         assert await work.queue.enqueue_and_wait("after", 1) == 2
 
-        assert time.monotonic() - begun < RESUMES_WITHIN + SLACK
+        assert time.monotonic() - begun < RESUMES_WITHIN
         assert len(work.of("error")) <= 1
         assert all(isinstance(error, JobQueueError) for error in work.of("error"))
 

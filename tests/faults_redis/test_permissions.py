@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
 from collections.abc import Iterator, Sequence
@@ -13,40 +14,17 @@ from jobq import Queue, RedisStorage, StorageError
 from jobq.storage.contract import Storage
 from jobq.testing import ManualClock, StorageContract
 from tests.faults_redis.scenes import Work, eventually, in_loop
+from tests.servers.cluster import Cluster
+from tests.servers.secret import SECRET
+from tests.servers.sentinel import SentinelGroup
 from tests.servers.server import Server
+from tests.servers.user import COURTESIES, User, listed
 
-COMMANDS = [
-    *("eval", "evalsha", "info", "scan", "lpush", "blpop", "pexpire", "subscribe", "unsubscribe", "publish"),
-    *("time", "get", "set", "mget", "mset", "del", "exists", "hmget", "hset"),
-    *("zadd", "zcard", "zrange", "zrem", "zscore"),
-]
+COMMANDS = [command for command in listed() if command not in COURTESIES]
 """Every command that jobq needs on a server without Sentinels and Cluster, as docs/how-to/redis.md lists them."""
-KEYS = ("~{prefix}*", "&{prefix}*")
-"""Which keys and which channels; the prefix is that of the storage."""
-PASSWORD = "secret"
 
-
-class User:
-    """A user of the server with chosen permissions and a key prefix of its own."""
-
-    def __init__(self, server: Server, prefix: str) -> None:
-        self._server = server
-        self._name = prefix.removesuffix(":")
-        self.prefix = prefix
-
-    @property
-    def url(self) -> str:
-        return f"redis://{self._name}:{PASSWORD}@127.0.0.1:{self._server.port}/0"
-
-    def storage(self) -> RedisStorage:
-        return RedisStorage(self.url, key_prefix=self.prefix)
-
-    def may(self, commands: Sequence[str], keys: Sequence[str] = KEYS) -> None:
-        rules = [key.format(prefix=self.prefix) for key in keys] + [f"+{command}" for command in commands]
-        self._server.command("ACL", "SETUSER", self._name, "reset", "on", f">{PASSWORD}", *rules)
-
-    def leave(self) -> None:
-        self._server.command("ACL", "DELUSER", self._name)
+CHANNELS = ("subscribe", "unsubscribe", "publish")
+"""Those that begin with an s in a Cluster."""
 
 
 @pytest.fixture
@@ -58,12 +36,16 @@ def user(either_server: Server, key_prefix: str) -> Iterator[User]:
     user.leave()
 
 
+def storage_of(user: User) -> RedisStorage:
+    return RedisStorage(user.url, key_prefix=user.prefix)
+
+
 async def refused(storage: RedisStorage) -> str:
     """Return what is said when a queue does not start."""
     with pytest.raises(StorageError) as caught:
         await Queue[int, int](storage).start()
     assert caught.value.code == "MISCONFIGURED"
-    assert PASSWORD not in str(caught.value)
+    assert SECRET not in str(caught.value)
     return str(caught.value)
 
 
@@ -73,11 +55,11 @@ async def test_every_missing_command_is_named_at_the_start(user: User) -> None:
     for command in COMMANDS:
         user.may([other for other in COMMANDS if other != command])
 
-        said = await refused(user.storage())
+        said = await refused(storage_of(user))
 
         assert re.search(rf"\b{command.upper()}\b", said), command
         user.may(COMMANDS)
-        async with Work(user.storage(), name=f"after-{command}") as work:
+        async with Work(storage_of(user), name=f"after-{command}") as work:
             assert await work.queue.enqueue_and_wait("job", 21, timeout=5) == 42, command
 
 
@@ -96,7 +78,7 @@ async def test_every_missing_command_is_named_at_the_start(user: User) -> None:
 async def test_missing_keys_and_channels_are_told_at_the_start(user: User, keys: Sequence[str], about: str) -> None:
     user.may(COMMANDS, keys)
 
-    said = await refused(user.storage())
+    said = await refused(storage_of(user))
 
     assert about in said
     assert "ACL SETUSER" in said or "docs/how-to/redis.md" in said
@@ -106,20 +88,49 @@ async def test_missing_keys_and_channels_are_told_at_the_start(user: User, keys:
 async def test_other_keys_and_commands_are_not_needed(user: User, either_server: Server) -> None:
     """Beside it the user may do nothing: neither read what others have, nor look into the server's settings."""
     either_server.command("ACL", "LOG", "RESET")
-    async with Work(user.storage()) as work:
+    async with Work(storage_of(user)) as work:
         assert await work.queue.enqueue_and_wait("job", 21) == 42
         assert len(await work.queue.counts()) > 0
 
     logged = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in either_server.command("ACL", "LOG")]
-    denied = {entry["object"] for entry in logged if entry["username"] == user.prefix.removesuffix(":")}
+    denied = {entry["object"] for entry in logged if entry["username"] == user.name}
     # These two are asked for as a courtesy, and not missed.
     assert denied <= {"client|setname", "client|setinfo", "ping"}
+
+
+@pytest.mark.slow
+@in_loop
+async def test_what_is_listed_for_a_cluster_is_enough(cluster: Cluster, key_prefix: str) -> None:
+    """Sharded channels instead of the others, and the map: at every node."""
+    commands = [f"s{command}" if command in CHANNELS else command for command in COMMANDS] + ["cluster|slots", "asking"]
+    users = [User(node, key_prefix) for node in cluster.nodes]
+    for user in users:
+        user.may(commands)
+    storage = RedisStorage(users[0].login(cluster.url), key_prefix=key_prefix)
+
+    async with Work(storage, name="a") as first, Work(storage, name="b") as second, Work(storage, name="c") as third:
+        waits = [work.queue.enqueue_and_wait(f"job-{n}", n) for work in (first, second, third) for n in range(5)]
+        assert await asyncio.gather(*waits) == 3 * [2 * n for n in range(5)]
+
+    for user in users:
+        user.leave()
+
+
+@pytest.mark.slow
+@in_loop
+async def test_what_is_listed_behind_sentinels_is_enough(sentinel_group: SentinelGroup, key_prefix: str) -> None:
+    user = User(sentinel_group.master, key_prefix)
+    for commands in ([*COMMANDS, "role"], COMMANDS):
+        user.may(commands)
+        async with Work(RedisStorage(user.login(sentinel_group.url), key_prefix=key_prefix)) as work:
+            assert await work.queue.enqueue_and_wait(f"job-{len(commands)}", 21) == 42
+    user.leave()
 
 
 @in_loop
 async def test_a_permission_that_is_taken_away_while_jobs_run_is_told_typed(user: User, either_server: Server) -> None:
     """The worker goes on when it is given back."""
-    async with Work(user.storage()) as work:
+    async with Work(storage_of(user)) as work:
         assert await work.queue.enqueue_and_wait("before", 21) == 42
         user.may([command for command in COMMANDS if command != "mset"])
 

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import Any
 
 import pytest
 import redis.asyncio as redis
+from redis.asyncio.sentinel import Sentinel
 
 from jobq import Queue, RedisStorage, StorageError, StorageUnavailableError, open_storage
 from tests.faults_redis.scenes import SLACK, Work, clients, in_loop, names
 from tests.servers.binaries import Kind
-from tests.servers.fixtures import REDIS_KINDS, Starter
+from tests.servers.cluster import Cluster
+from tests.servers.fixtures import REDIS_KINDS, Starter, require
+from tests.servers.secret import SECRET
+from tests.servers.sentinel import SentinelGroup
 from tests.servers.server import Server
-from tests.servers.tls import Certificate, TlsProxy
+from tests.servers.tls import Certificate, TlsProxy, write_certificates
 
 BAD = [certificate for certificate in Certificate if certificate is not Certificate.GOOD]
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def trusting(proxy: TlsProxy) -> str:
@@ -106,22 +120,82 @@ async def test_a_unix_socket(either_server: Server, key_prefix: str) -> None:
     await works(RedisStorage(f"unix://{either_server.socket_path}", key_prefix=key_prefix))
 
 
+@pytest.mark.slow
+@in_loop
+async def test_a_cluster_behind_tls(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Every node that the first one names is spoken to over TLS as well, and its certificate looked at."""
+    require("redis")
+    directory = tmp_path_factory.mktemp("tls")
+    trusted = write_certificates(directory)
+    with Cluster("redis", directory, certificates=directory) as cluster:
+        url = f"{cluster.tls_url}?ssl_ca_certs={trusted}"
+        for name in ("a", "b", "c", "d"):
+            await works(RedisStorage(url), name=name)
+
+        assert all(node.calls().get("evalsha", 0) for node in cluster.masters), "they should be spread over all nodes"
+        assert "certificate" in await refused(RedisStorage(cluster.tls_url))
+
+
+@pytest.mark.slow
+@in_loop
+async def test_sentinels_and_servers_with_a_password_of_their_own_each(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """In the URL and by a client; also with the next master, which every connection must log in to again."""
+    require("valkey")
+    directory = tmp_path_factory.mktemp("sentinel")
+    with SentinelGroup("valkey", directory, password="first", sentinel_password="second") as group:
+        url = group.url.replace("://", "://:first@")
+        untyped: Any = Sentinel
+        manager = untyped(
+            [("127.0.0.1", sentinel.port) for sentinel in group.sentinels],
+            sentinel_kwargs={"password": "second"},
+            password="first",
+        )
+        client = manager.master_for("jobs")
+        async with Work(RedisStorage(f"{url}?sentinel_password=second")) as work:
+            assert await work.queue.enqueue_and_wait("before", 1) == 2
+            old = await asyncio.to_thread(group.kill_master)
+            await asyncio.to_thread(group.wait_for_new_master, old)
+            assert await work.queue.enqueue_and_wait("after", 1) == 2
+
+        await works(RedisStorage(client=client))
+        wrong = f"{group.url.replace('://', '://:wrong@')}?sentinel_password=second"
+        for refused_url in (url, wrong):
+            assert "password" in await refused(RedisStorage(refused_url))
+        await client.aclose()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@in_loop
+async def test_an_address_of_ipv6(start: Starter) -> None:
+    """In brackets, as in every URL; messages spell it so, too."""
+    server = start.server(options=["bind 127.0.0.1 ::1"])
+    storage = RedisStorage(f"redis://[::1]:{server.port}/0")
+
+    await works(storage)
+
+    server.kill()
+    with pytest.raises(StorageUnavailableError, match=r"redis://\[::1\]:\d+/0 is unavailable"):
+        await storage.open()
+
+
 @pytest.mark.parametrize("kind", REDIS_KINDS)
 @in_loop
 async def test_a_password_with_every_sign_in_the_url(start: Starter, kind: Kind) -> None:
-    server = start.server(kind, password="a:b@c%2Fd&e?")
+    server = start.server(kind, password=f"a:b@c%2Fd&e?{SECRET}")
 
-    await works(open_storage(f"{kind}://:a%3Ab%40c%252Fd%26e%3F@127.0.0.1:{server.port}/0"))
+    await works(open_storage(f"{kind}://:a%3Ab%40c%252Fd%26e%3F{SECRET}@127.0.0.1:{server.port}/0"))
 
 
 @in_loop
 async def test_a_client_lends_its_settings_and_never_its_connections(start: Starter) -> None:
     """Whatever it decodes, however it times out and tries again, and whether or not it is open."""
-    server = start.server(password="secret")
+    server = start.server(password=SECRET)
     client = redis.Redis(
         host="127.0.0.1",
         port=server.port,
-        password="secret",
+        password=SECRET,
         db=1,
         decode_responses=True,
         socket_timeout=0.01,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
-FOLDERS = ("src", "tests", "examples", "benchmarks", "simulation", "soak", "tools")
+FOLDERS = ("src", "tests", "examples", "benchmarks", "growth", "mutants", "simulation", "soak", "tools")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

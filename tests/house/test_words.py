@@ -17,6 +17,7 @@ PROMISES = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
 TEXTS = ("*.py", "*.sql", "*.md", "*.toml", "Makefile")
 ALLOWED_SLEEPS: dict[str, str] = {
     "tests/faults/program.py": "A handler of another process that is to be killed while it runs.",
+    "tests/faults/forking.py": "A forked child outlives some leases, without a loop or a storage to wait on.",
     "tests/engine/test_waiters.py": "In virtual time, which passes at once.",
     "tests/servers/connection.py": "A fault proxy holds bytes back for as long as a test says.",
     "tests/servers/waiting.py": "The one place that polls what servers do by themselves.",

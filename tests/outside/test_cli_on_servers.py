@@ -13,12 +13,12 @@ import pytest
 
 from jobq import Job, JobFailedError, Queue, RedisStorage
 from tests.servers.fixtures import Starter
+from tests.servers.secret import SECRET
 from tests.servers.server import Server
 
 pytestmark = pytest.mark.slow
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
-SECRET = "s3cret-of-the-test"
 MODULE = """
 import os
 from jobq import Job, Queue, RedisStorage

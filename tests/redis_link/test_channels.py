@@ -11,6 +11,7 @@ from jobq.storage.redis.servers import Servers
 from tests.engine.scenes import in_loop
 from tests.redis_link.scenes import Ear, comes_true, connected, server_shows
 from tests.servers.fixtures import Starter
+from tests.servers.secret import SECRET
 from tests.servers.server import Server
 
 
@@ -157,15 +158,15 @@ async def test_a_raising_listener_harms_nobody(either_server: Server, key_prefix
 async def test_a_forbidden_channel_is_refused(start: Starter) -> None:
     """Waiting for a confirmation that cannot come would hide what is wrong."""
     server = start.server("redis")
-    server.command("ACL", "SETUSER", "worker", "on", ">secret", "+@all", "~*", "&allowed")
-    async with connected(server.url.replace("redis://", "redis://worker:secret@")) as servers:
+    server.command("ACL", "SETUSER", "worker", "on", f">{SECRET}", "+@all", "~*", "&allowed")
+    async with connected(server.url.replace("redis://", f"redis://worker:{SECRET}@")) as servers:
         await servers.subscribe("k", "allowed", Ear(), Ear())
         with pytest.raises(StorageError) as refused:
             await servers.subscribe("k", "forbidden", Ear(), Ear())
 
     assert refused.value.code == "MISCONFIGURED"
     assert "SUBSCRIBE" in str(refused.value)
-    assert "secret" not in str(refused.value)
+    assert SECRET not in str(refused.value)
 
 
 async def _silent(servers: Servers, channel: str) -> None:

@@ -16,6 +16,7 @@ from jobq.storage.redis.trouble import NoScript
 from tests.engine.scenes import in_loop
 from tests.redis_link.scenes import comes_true, connected, outcome
 from tests.servers.fixtures import Starter
+from tests.servers.secret import SECRET, WRONG
 from tests.servers.server import Server
 from tests.servers.tls import Certificate
 
@@ -79,11 +80,11 @@ async def test_a_server_that_is_loading_is_waited_for(start: Starter) -> None:
 
 @pytest.mark.parametrize(
     ("user_info", "query", "named"),
-    [("", "", "NOAUTH|Authentication"), (":wrong@", "", "password"), ("nobody:wrong@", "", "password")],
+    [("", "", "NOAUTH|Authentication"), (f":{WRONG}@", "", "password"), (f"nobody:{WRONG}@", "", "password")],
 )
 def test_a_refused_login_is_said_at_once(start: Starter, user_info: str, query: str, named: str) -> None:
     """Trying again would not help, and might lock the user out."""
-    server = start.server(password="right")
+    server = start.server(password=SECRET)
 
     error = asyncio.run(_opening(f"redis://{user_info}127.0.0.1:{server.port}/0{query}"))
 
@@ -160,8 +161,8 @@ async def test_a_client_lends_its_settings_and_no_connection(valkey_server: Serv
 async def test_missing_permissions_that_only_concern_names_do_not_matter(start: Starter) -> None:
     """A user who may not name connections, ping or select can still work; what is forbidden is named."""
     server = start.server("redis")
-    server.command("ACL", "SETUSER", "worker", "on", ">secret", "+get", "~allowed:*")
-    async with connected(f"redis://worker:secret@127.0.0.1:{server.port}") as servers:
+    server.command("ACL", "SETUSER", "worker", "on", f">{SECRET}", "+get", "~allowed:*")
+    async with connected(f"redis://worker:{SECRET}@127.0.0.1:{server.port}") as servers:
         assert await servers.call("k", ("GET", "allowed:k")) is None
         command = await outcome(servers.call("k", ("SET", "allowed:k", "private")))
         key = await outcome(servers.call("k", ("GET", "other:k")))
@@ -170,7 +171,7 @@ async def test_missing_permissions_that_only_concern_names_do_not_matter(start: 
     assert "SET" in str(command)
     assert "ACL SETUSER" in str(key)
     assert "private" not in str(command)
-    assert "secret" not in str(command) + str(key)
+    assert SECRET not in str(command) + str(key)
 
 
 @in_loop

@@ -13,8 +13,7 @@ from redis.asyncio.sentinel import Sentinel
 from jobq.errors import ConfigError
 from jobq.storage.redis.settings import Settings
 from jobq.storage.redis.urls import Place, Target
-
-SECRET = "s3cr3t"
+from tests.servers.secret import SECRET
 
 
 @pytest.mark.parametrize(

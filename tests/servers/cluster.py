@@ -21,10 +21,13 @@ NODE_TIMEOUT_MS = 1000
 class ClusterNode(Server):
     """One node; `id` is its name in the cluster."""
 
-    def __init__(self, kind: Kind, directory: Path, *, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, kind: Kind, directory: Path, *, options: Sequence[str] = (), certificates: Path | None = None
+    ) -> None:
         super().__init__(kind, directory, options=options)
-        self._guards.append(hold_port())
-        self.bus_port: int = self._guards[1].getsockname()[1]
+        self._certificates = certificates
+        self._guards += [hold_port(), hold_port()]
+        self.bus_port, self.tls_port = (int(guard.getsockname()[1]) for guard in self._guards[1:])
 
     @property
     def id(self) -> str:
@@ -43,14 +46,25 @@ class ClusterNode(Server):
         lines = ["cluster-enabled yes", f"cluster-port {self.bus_port}", f"cluster-node-timeout {NODE_TIMEOUT_MS}"]
         # A replica that was cut off for some seconds may still take over, and a master never gives its last one away.
         lines += ["cluster-replica-validity-factor 0", "cluster-allow-replica-migration no"]
+        if self._certificates is not None:
+            lines += [f"tls-{part}-file {self._certificates / part}.pem" for part in ("cert", "key", "ca-cert")]
+            lines += [f"tls-port {self.tls_port}", "tls-auth-clients no", "tls-cluster yes", "tls-replication yes"]
         return [*super()._lines(), *lines]
 
 
 class Cluster(Instrument):
-    """Four nodes; `start` returns when each finds the cluster whole."""
+    """Four nodes; `start` returns when each finds the cluster whole.
 
-    def __init__(self, kind: Kind, directory: Path, *, options: Sequence[str] = ()) -> None:
-        self.nodes = [ClusterNode(kind, directory / f"node-{number}", options=options) for number in range(4)]
+    With ``certificates``, a directory of ``cert.pem``, ``key.pem`` and ``ca-cert.pem``, they speak TLS, at `tls_url` to
+    clients and among themselves; of the two kinds only Redis can, since the wheel's Valkey was built without it.
+    """
+
+    def __init__(
+        self, kind: Kind, directory: Path, *, options: Sequence[str] = (), certificates: Path | None = None
+    ) -> None:
+        places = [directory / f"node-{number}" for number in range(4)]
+        self.nodes = [ClusterNode(kind, place, options=options, certificates=certificates) for place in places]
+        self._secure = certificates is not None
 
     @property
     def urls(self) -> list[str]:
@@ -60,6 +74,10 @@ class Cluster(Instrument):
     def url(self) -> str:
         """All nodes: ``redis+cluster://127.0.0.1:1,127.0.0.1:2,…``."""
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    @property
+    def tls_url(self) -> str:
+        return "rediss+cluster://" + ",".join(f"127.0.0.1:{node.tls_port}" for node in self.nodes)
 
     @property
     def masters(self) -> list[ClusterNode]:
@@ -79,7 +97,8 @@ class Cluster(Instrument):
             node.command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             node.command("CLUSTER", "ADDSLOTSRANGE", borders[number], borders[number + 1] - 1)
         for node in (second, third, replica):
-            first.command("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus_port)
+            port = node.tls_port if self._secure else node.port
+            first.command("CLUSTER", "MEET", "127.0.0.1", port, node.bus_port)
         wait_for(lambda: self._replicate(replica, first), "replica in the cluster")
         self.wait_until_whole()
         return self

@@ -21,6 +21,7 @@ from tests.servers.proxy import FaultProxy
 from tests.servers.sentinel import SentinelGroup
 from tests.servers.server import Persistence, Server
 from tests.servers.tls import Certificate, TlsProxy
+from tests.servers.user import User, listed
 
 REDIS_KINDS: tuple[Kind, ...] = ("valkey", "redis")
 
@@ -63,6 +64,15 @@ def either_server(request: pytest.FixtureRequest) -> Server:
 def key_prefix() -> str:
     """A beginning of keys that no other test uses."""
     return f"test-{uuid.uuid4().hex[:12]}:"
+
+
+@pytest.fixture
+def smallest_user(valkey_server: Server, key_prefix: str) -> Iterator[User]:
+    """A user of the shared server with exactly the permissions that the documents list."""
+    user = User(valkey_server, key_prefix)
+    user.may(listed())
+    yield user
+    user.leave()
 
 
 class Starter:

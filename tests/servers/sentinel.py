@@ -29,9 +29,18 @@ five of it, while those come only once a second when its master is down.
 class SentinelServer(Server):
     """One sentinel; it keeps what it learns in its configuration file."""
 
-    def __init__(self, kind: Kind, directory: Path, *, watched: Server) -> None:
-        super().__init__(kind, directory)
+    def __init__(
+        self,
+        kind: Kind,
+        directory: Path,
+        *,
+        watched: Server,
+        password: str | None = None,
+        watched_password: str | None = None,
+    ) -> None:
+        super().__init__(kind, directory, password=password)
         self._watched = watched
+        self._watched_password = watched_password
 
     def start(self) -> Self:
         super().start()
@@ -50,7 +59,10 @@ class SentinelServer(Server):
         return found == (str(sentinels), str(replicas), "master")
 
     def _lines(self) -> list[str]:
-        return [
+        lines = [] if self._password is None else [f"requirepass {self._password}"]
+        if self._password is not None:
+            lines.append(f"sentinel sentinel-pass {self._password}")
+        lines += [
             f"port {self.port}",
             "bind 127.0.0.1",
             f"unixsocket {self.socket_path}",
@@ -59,6 +71,9 @@ class SentinelServer(Server):
             f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}",
             f"sentinel failover-timeout {NAME} 2000",
         ]
+        if self._watched_password is not None:
+            lines.append(f"sentinel auth-pass {NAME} {self._watched_password}")
+        return lines
 
     def _arguments(self) -> list[str]:
         return ["--sentinel"]
@@ -67,11 +82,24 @@ class SentinelServer(Server):
 class SentinelGroup(Instrument):
     """`start` returns when each sentinel knows the two others and the replica."""
 
-    def __init__(self, kind: Kind, directory: Path, *, options: Sequence[str] = ()) -> None:
-        first = Server(kind, directory / "server-1", options=options)
+    def __init__(
+        self,
+        kind: Kind,
+        directory: Path,
+        *,
+        options: Sequence[str] = (),
+        password: str | None = None,
+        sentinel_password: str | None = None,
+    ) -> None:
+        first = Server(kind, directory / "server-1", options=options, password=password)
         following = ["repl-ping-replica-period 1", f"replicaof 127.0.0.1 {first.port}"]
-        self.servers = [first, Server(kind, directory / "server-2", options=[*options, *following])]
-        self.sentinels = [SentinelServer(kind, directory / f"sentinel-{n}", watched=first) for n in (1, 2, 3)]
+        second = Server(kind, directory / "server-2", options=[*options, *following], password=password)
+        self.servers = [first, second]
+        places = [directory / f"sentinel-{number}" for number in (1, 2, 3)]
+        self.sentinels = [
+            SentinelServer(kind, place, watched=first, password=sentinel_password, watched_password=password)
+            for place in places
+        ]
 
     @property
     def url(self) -> str:

@@ -18,6 +18,7 @@ from redis.retry import Retry
 from tests.servers.binaries import Kind
 from tests.servers.cluster import Cluster
 from tests.servers.fixtures import REDIS_KINDS, Starter, require
+from tests.servers.secret import SECRET
 from tests.servers.sentinel import SentinelGroup
 from tests.servers.server import Persistence, Server
 from tests.servers.tls import Certificate
@@ -97,7 +98,7 @@ def test_a_frozen_server_takes_connections_and_answers_when_it_is_resumed(start:
 
 
 def test_a_password_is_asked_for(start: Starter) -> None:
-    server = start.server(password="secret")
+    server = start.server(password=SECRET)
 
     assert server.command("PING") == "PONG"
     with redis.Redis(port=server.port, retry=ONCE) as nobody, pytest.raises(redis.AuthenticationError):

@@ -30,6 +30,16 @@ class Certificate(StrEnum):
     """For another host."""
 
 
+def write_certificates(directory: Path) -> Path:
+    """Make a good certificate for servers of this machine, and return the authority that clients are to trust."""
+    authority = trustme.CA()
+    shown = authority.issue_cert("127.0.0.1", "localhost")
+    shown.private_key_pem.write_to_path(directory / "key.pem")
+    shown.cert_chain_pems[0].write_to_path(directory / "cert.pem")
+    authority.cert_pem.write_to_path(directory / "ca-cert.pem")
+    return directory / "ca-cert.pem"
+
+
 class TlsProxy(Instrument):
     """Forwards to a port of this machine; `ca_path` is the authority that clients trust, whatever is shown."""
 

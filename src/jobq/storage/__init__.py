@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -16,7 +17,10 @@ _STORAGES = {
     "FileStorage": ("jobq.storage.file", None),
     "RedisStorage": ("jobq.storage.redis", "redis"),
 }
+_PACKAGES = {"redis": ("redis", "hiredis")}
+"""What an extra brings."""
 _REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 _FORMS = "memory://, file:///path/to/directory, or redis://host:6379/0"
 
 
@@ -37,16 +41,22 @@ def open_storage(url: str) -> Storage:
     """
     if not isinstance(url, str):
         raise ConfigError(f"url={shown(url)}: must be a str")
-    scheme, _, _ = url.partition(":")
+    scheme, colon, rest = url.partition(":")
     if scheme == "memory":
+        if rest.strip("/"):
+            raise ConfigError("url: a memory storage is written memory:// and nothing else")
         return cast(Storage, load_storage("MemoryStorage")())
     if scheme == "file":
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
             raise ConfigError("url: a file storage is written file:///path/to/directory")
+        if parts.query or parts.fragment:
+            raise ConfigError("url: a file storage has no options; write %3F for a ? and %23 for a # in its path")
         return cast(Storage, load_storage("FileStorage")(unquote(parts.path)))
     if scheme.partition("+")[0] in _REDIS_SCHEMES:
         return cast(Storage, load_storage("RedisStorage")(url))
+    if not colon or not _SCHEME.fullmatch(scheme):  # It is not shown, since it may have a password in it.
+        raise ConfigError(f"url: it begins with no scheme; use {_FORMS}")
     raise ConfigError(f"url: there is no storage for the scheme {shown(scheme)}; use {_FORMS}")
 
 
@@ -60,6 +70,6 @@ def load_storage(name: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except ModuleNotFoundError as error:
-        if extra is None or (error.name or "").partition(".")[0] != extra:
+        if extra is None or (error.name or "").partition(".")[0] not in _PACKAGES[extra]:
             raise
         raise ImportError(f"{name} needs an extra that is not installed: pip install 'jobq[{extra}]'") from error

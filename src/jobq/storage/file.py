@@ -94,6 +94,8 @@ class FileStorage(Connection):
                 f"{self!r} was never closed: stop the queues on it", ResourceWarning, stacklevel=2, source=self
             )
             self._end_thread()
+            if self.hints is not None:
+                self.hints.close()
 
     async def submit(
         self,

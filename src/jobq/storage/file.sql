@@ -17,7 +17,8 @@ CREATE TABLE jobs (
     queue INTEGER NOT NULL,
     id TEXT NOT NULL,
     generation TEXT NOT NULL,
-    -- 0 queued, 1 failing, 2 processing, 3 completed, 4 failed, 5 cancelled: waiting is state <= 1.
+    -- 0 queued, 1 failing, 2 processing, 3 completed, 4 failed, 5 cancelled: waiting is state <= 1. A record that was
+    -- found damaged by a claim or a rescue has 6, and is in nobody's way.
     state INTEGER NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
     max_attempts INTEGER NOT NULL,

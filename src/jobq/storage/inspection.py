@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 
+from jobq.errors import StorageCorruptError
 from jobq.job import Counts, Snapshot, State
-from jobq.storage.rows import COLUMNS, NUMBER_OF, STATES, read_row
+from jobq.storage.rows import COLUMNS, NUMBER_OF, STATES, fetch, read_row
 
 
 def register(connection: sqlite3.Connection, name: str) -> int:
@@ -30,7 +32,7 @@ def count_states(connection: sqlite3.Connection, queue: int, now: float) -> Coun
     )
     counts: dict[State, int] = {}
     for state, count in rows.fetchall():
-        if count:
+        if count and state in NUMBER_OF.values():  # That of a damaged record is told when somebody asks for it.
             counts[STATES[state]] = counts.get(STATES[state], 0) + count
     return counts
 
@@ -38,18 +40,24 @@ def count_states(connection: sqlite3.Connection, queue: int, now: float) -> Coun
 def read_page(
     connection: sqlite3.Connection, queue: int, *, state: State, after: str, limit: int, now: float
 ) -> list[Snapshot]:
-    rows = connection.execute(
+    rows = fetch(
+        connection,
         f"""SELECT {COLUMNS} FROM jobs INDEXED BY by_id
         WHERE queue = ? AND id > ? AND state = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY id LIMIT ?""",
         (queue, after, NUMBER_OF[state], now, limit),
     )
-    return [read_row(values).snapshot() for values in rows.fetchall()]
+    page: list[Snapshot] = []
+    for values in rows:
+        with suppress(StorageCorruptError):  # Whoever asks for that job is told.
+            page.append(read_row(values).snapshot())
+    return page
 
 
 def list_workers(connection: sqlite3.Connection, queue: int) -> list[tuple[str, int]]:
-    rows = connection.execute(
+    rows = fetch(
+        connection,
         """SELECT coalesce(worker, ''), count(*) FROM jobs INDEXED BY leased
         WHERE queue = ? AND lease_until IS NOT NULL GROUP BY worker ORDER BY 1""",
         (queue,),
     )
-    return [(worker, count) for worker, count in rows.fetchall()]
+    return [(worker, count) for worker, count in rows if isinstance(worker, str)]

@@ -5,11 +5,14 @@ The rules that need one record only are here; what needs the table is in `jobq.s
 
 from __future__ import annotations
 
+import operator
+import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 
+from jobq.checks import shown
 from jobq.errors import StorageCorruptError
 from jobq.job import Snapshot, State
 from jobq.storage.contract import LINGER, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
@@ -20,6 +23,9 @@ NUMBER_OF = {state: number for number, state in enumerate(STATES)}
 SETTLED = (Settled.APPLIED, Settled.CANCELLED)
 UNKNOWN = object()
 """What `Row.answered` says of a nonce that it does not remember."""
+SET_ASIDE = len(STATES)
+"""Kept in place of the state of a record that a claim or a rescue came upon and could not read: it stands in nobody's
+way any more, and whoever asks for the job is told."""
 
 _ADDED, _STATE, _SETTLED = 0, 1, 2
 _Remembered = dict[str, tuple[int, str | None, float]]
@@ -133,23 +139,75 @@ class Row(msgspec.Struct):
         small = len(self.result or self.error or b"") <= PUSHED_RESULT_LIMIT
         return Hint(kind, self.id, self.generation, self.snapshot() if small else None)
 
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the record as a whole, although each column for itself could be right."""
+        processing, ended = self.state is State.PROCESSING, self.state.terminal
+        if (self.token is not None, self.lease_until is not None) != (processing, processing):
+            return "its lease does not fit its state"
+        if (self.finished_at is not None, self.expires_at is not None) != (ended, ended):
+            return "its end does not fit its state"
+        if self.settled_as not in (None, 0, 1):
+            return f"settled_as {self.settled_as}"
+        try:
+            for nonce in self._remembered() if self.recent is not None else ():
+                self.answered(nonce, float("-inf"))
+        except (msgspec.DecodeError, ValueError) as error:
+            return f"recent: {error}"
+        return None
+
     def _remembered(self) -> _Remembered:
         return {} if self.recent is None else msgspec.msgpack.decode(self.recent, type=_Remembered)
 
 
-COLUMNS = ", ".join(Row.__struct_fields__)
-LIGHT_COLUMNS = ", ".join(Row.__struct_fields__[:-2])
+_NAMES = Row.__struct_fields__
+COLUMNS = ", ".join(_NAMES)
+LIGHT_COLUMNS = ", ".join(_NAMES[:-2])
 """Without result and error, which no decision depends on."""
+
+
+_KINDS = tuple(frozenset({int} if hint is State else get_args(hint) or {hint}) for hint in get_type_hints(Row).values())
+"""What SQLite may answer for each column; it keeps anything anywhere."""
 
 
 def read_row(columns: Sequence[Any]) -> Row:
     """Return a row, or raise for a record that makes no sense."""
+    if not all(map(operator.contains, _KINDS, map(type, columns))):
+        wrong = [name for name, kinds, value in zip(_NAMES, _KINDS, columns, strict=False) if type(value) not in kinds]
+        raise damaged(columns, f"{', '.join(wrong)} of another type")
+    if not 0 <= columns[3] < len(STATES):
+        raise damaged(columns, "set aside" if columns[3] == SET_ASIDE else f"state {columns[3]}")
     row = Row(*columns)
-    try:
-        row.state = STATES[columns[3]]
-    except (IndexError, TypeError) as error:
-        raise StorageCorruptError(
-            f"the stored record of job {row.id!r} is damaged (state {columns[3]!r}): restore the file from a backup, "
-            "or let the record expire"
-        ) from error
+    row.state = STATES[columns[3]]
+    if problem := row.problem:
+        raise damaged(columns, problem)
     return row
+
+
+def damaged(columns: Sequence[Any], problem: str) -> StorageCorruptError:
+    number, id, *_ = columns
+    return StorageCorruptError(
+        f"the stored record of job {shown(id)} is damaged ({problem}): restore jobq.sqlite3 from a backup, or delete "
+        f"row {number} of its table jobs and enqueue the job anew"
+    )
+
+
+def fetch(connection: sqlite3.Connection, statement: str, values: Sequence[object]) -> list[Any]:
+    """Return all rows of a query. A text that is no UTF-8 comes as bytes, and does not fail its neighbours."""
+    try:
+        return connection.execute(statement, values).fetchall()
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", None) is not None:
+            raise
+    usual, connection.text_factory = connection.text_factory, _text
+    try:
+        return connection.execute(statement, values).fetchall()
+    finally:
+        connection.text_factory = usual
+
+
+def _text(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import re
 import socket
+import stat
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,9 @@ _MOST_BYTES = 100 * 1024
 _TRY_FOR = 0.1
 _TRY_EVERY = 0.005
 _SOCKET, _IDLE = "s-", "idle-"
+_IS_SOCKET = re.compile(r"s-[0-9a-f]{1,64}").fullmatch
+_IS_MARKER = re.compile(r"idle-[0-9]+-([0-9]+)-[0-9]+-(s-[0-9a-f]{1,64})").fullmatch
+_log = logging.getLogger("jobq.storage")
 _DECODER = msgspec.msgpack.Decoder(Message | str)
 
 
@@ -48,15 +55,20 @@ class HintSocket:
         self._lock = threading.RLock()
         self._directory = -1
         self._socket: socket.socket | None = None
+        self._at_exit: weakref.finalize[..., HintSocket] | None = None
 
     def open(self) -> bool:
         """Bind and listen; False where that is impossible."""
         try:
             self._path.mkdir(0o700, exist_ok=True)
             self._directory = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._check_private()
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             self._socket.bind(self._address(self.name))
+            os.chmod(self.name, 0o600, dir_fd=self._directory)
             self._remove_dead()
+            # A program that ends without a stop leaves nothing that others would have to find dead.
+            self._at_exit = weakref.finalize(self, _remove_own, self._directory, self.name, os.getpid())
         except (OSError, AttributeError):
             self.close()
             return False
@@ -72,6 +84,8 @@ class HintSocket:
                 self._socket = None
             if self._directory >= 0:
                 self._forget(self.name)
+                if self._at_exit is not None:
+                    self._at_exit.detach()
                 os.close(self._directory)
                 self._directory = -1
 
@@ -116,14 +130,11 @@ class HintSocket:
     def wake_one(self, queue: int, before: float | None = None) -> bool:
         """Wake one idle worker of another process; with ``before`` only if all of them would sleep longer."""
         prefix = f"{_IDLE}{queue}-"
-        idle = [(marker, marker.split("-", 4)) for marker in self._names(prefix)]
-        idle = [(marker, parts) for marker, parts in idle if len(parts) == 5 and parts[4] != self.name]
-        if before is not None and any(int(parts[2]) <= before * 1000 for _, parts in idle):
+        idle = [(marker[0], int(marker[1]), marker[2]) for marker in map(_IS_MARKER, self._names(prefix)) if marker]
+        idle = [(marker, until, name) for marker, until, name in idle if name != self.name]
+        if before is not None and any(until <= before * 1000 for _, until, _ in idle):
             return False
-        for marker, parts in idle:
-            if self.unmark(marker) and self._send(parts[4], msgspec.msgpack.encode(marker)):
-                return True
-        return False
+        return any(self.unmark(marker) and self._send(name, msgspec.msgpack.encode(marker)) for marker, _, name in idle)
 
     def _names(self, prefix: str) -> list[str]:
         try:
@@ -136,7 +147,7 @@ class HintSocket:
 
     def _send(self, name: str, data: bytes, give_up_at: float | None = None) -> bool:
         """Send without waiting; False if the receiver is dead."""
-        if not name.startswith(_SOCKET) or "/" in name:
+        if not _IS_SOCKET(name):
             return False
         try:
             with self._lock:
@@ -174,8 +185,18 @@ class HintSocket:
             for secret, hint in hints:
                 self._heard(queue, secret, hint)
 
+    def _check_private(self) -> None:
+        """Raise if others could put sockets of theirs in the place of ours, and hear what is sent to us."""
+        found = os.fstat(self._directory)
+        trusted = (os.geteuid(), self._path.parent.stat().st_uid)
+        if found.st_uid not in trusted or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            _log.warning(
+                "%s may be changed by other users, and is not used: remove it, or run chmod 700 on it", self._path
+            )
+            raise PermissionError(f"{self._path} is not private")
+
     def _remove_dead(self) -> None:
-        for name in self._names(_SOCKET):
+        for name in filter(_IS_SOCKET, self._names(_SOCKET)):
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
                 try:
                     probe.connect(self._address(name))
@@ -191,3 +212,13 @@ class HintSocket:
 
     def _address(self, name: str) -> str:
         return f"/proc/self/fd/{self._directory}/{name}"
+
+
+def _remove_own(directory: int, name: str, pid: int) -> None:
+    """Remove a socket and its markers, in the process that made it; a forked child leaves them alone."""
+    if os.getpid() == pid:
+        for found in os.listdir(directory):
+            if found == name or found.endswith(f"-{name}"):
+                with contextlib.suppress(OSError):
+                    os.unlink(found, dir_fd=directory)
+    os.close(directory)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import queue
 import random
 import sqlite3
@@ -296,11 +297,26 @@ class Database:
             with contextlib.suppress(FileExistsError):
                 self._path.touch(0o600, exist_ok=False)
             found = self._path.lstat()
+        self._check_file(self._path, found)
+        for end in ("-wal", "-shm", "-journal"):
+            beside = Path(f"{self._path}{end}")
+            with contextlib.suppress(FileNotFoundError):
+                self._check_file(beside, beside.lstat())
+
+    def _check_file(self, path: Path, found: os.stat_result) -> None:
+        """Raise for what somebody else may have planted: SQLite would follow it, and show them what it writes."""
         if not stat.S_ISREG(found.st_mode):
             raise StorageCorruptError(
-                f"{self._path} is not a regular file, and a link or device is refused: remove it, or choose another "
+                f"{path} is not a regular file, and a link or device is refused: remove it, or choose another "
                 "base_path",
                 code="NOT_A_FILE",
+            )
+        base = path.parent.stat()
+        if base.st_mode & stat.S_IWOTH and found.st_uid not in (os.geteuid(), base.st_uid):
+            raise StorageCorruptError(
+                f"{path} belongs to another user, and every user may write to its directory: remove the file, and run "
+                "chmod 700 on the directory",
+                code="NOT_OURS",
             )
 
     def _create_directories(self) -> None:
@@ -313,8 +329,11 @@ class Database:
             raise ConfigError(f"base_path={str(base)!r}: a part of it is not a directory; choose another") from error
         if not base.is_dir():
             raise ConfigError(f"base_path={str(base)!r}: is not a directory; choose another or remove the file")
-        if base.stat().st_mode & stat.S_IWOTH:
+        found = base.stat()
+        if found.st_mode & stat.S_IWOTH:
             _log.warning("%s may be changed by every user of this machine: run chmod 700 on it", base)
+        elif os.geteuid() not in (found.st_uid, 0) and found.st_uid != 0:
+            _log.warning("%s belongs to another user, who may change what is in it: use a directory of your own", base)
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # Takes effect only before the first table.

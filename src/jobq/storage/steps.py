@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 from jobq.clock import Clock
 from jobq.errors import StorageCorruptError
 from jobq.job import State
 from jobq.storage.contract import Hint, HintKind
-from jobq.storage.rows import COLUMNS, NUMBER_OF, Row, read_row
+from jobq.storage.rows import COLUMNS, NUMBER_OF, SET_ASIDE, Row, fetch, read_row
 
 _MOST_IDS = 256
+_MOST_COUNTED = 2**62
+_log = logging.getLogger("jobq.storage")
 _KEPT = [name for name in Row.__struct_fields__ if name not in ("number", "id", "priority", "max_attempts")]
 _SAVE = f"""
     UPDATE jobs SET {", ".join(f"{name} = ?" for name in _KEPT)},
@@ -23,6 +28,7 @@ class Steps:
 
     def __init__(self, connection: sqlite3.Connection, queue: int, clock: Clock) -> None:
         self._run = connection.execute
+        self._fetch = partial(fetch, connection)
         self._run_many = connection.executemany
         self._queue = queue
         self._clock = clock
@@ -91,6 +97,11 @@ class Steps:
         """Return the first of as many new counters; see invariant 2."""
         if self._counter is None:
             (self._counter,) = self._run("SELECT counter FROM queues WHERE number = ?", (self._queue,)).fetchone()
+        if type(self._counter) is not int or not 0 <= self._counter < _MOST_COUNTED:
+            raise StorageCorruptError(
+                f"the counter of the queue with the number {self._queue} is damaged: restore jobq.sqlite3 from a "
+                "backup, or set the counter to 0 in that row of its table queues"
+            )
         first = max(self._counter + 1, int(self._now * 1e6))
         self._counter, self._counted = first + many - 1, True
         return first
@@ -100,6 +111,7 @@ class Steps:
             "SELECT min(lease_until) FROM jobs INDEXED BY leased WHERE queue = ? AND lease_until IS NOT NULL",
             (self._queue,),
         ).fetchone()
+        until = instant(until)
         return None if until is None else max(0.0, until - self._monotonic)
 
     def _note(self, row: Row, reply_to: str | None) -> None:
@@ -118,9 +130,9 @@ class Steps:
             length = 1 << (len(some) - 1).bit_length()
             some += some[-1:] * (length - len(some))
             marks = ",".join("?" * length)
-            found = self._run(
+            found = self._fetch(
                 f"SELECT {columns} FROM jobs INDEXED BY by_id WHERE queue = ? AND id IN ({marks})", (self._queue, *some)
-            ).fetchall()
+            )
             for values in found:
                 try:
                     rows[values[1]] = read_row(values)
@@ -132,3 +144,13 @@ class Steps:
         values = [getattr(row, name) for name in _KEPT]
         values[_KEPT.index("state")] = NUMBER_OF[row.state]
         self._run(_SAVE, (*values, row.state in (State.COMPLETED, State.CANCELLED), row.number))
+
+    def _set_aside(self, columns: Sequence[Any], error: StorageCorruptError) -> None:
+        """Take a damaged record out of everybody's way; its other columns stay for whoever looks into it."""
+        _log.warning("%s", error)
+        self._run("UPDATE jobs SET state = ?, due = NULL, lease_until = NULL WHERE number = ?", (SET_ASIDE, columns[0]))
+
+
+def instant(value: object) -> float | None:
+    """Return what the smallest of a column's instants is; what is no number sorts behind them all, and is none."""
+    return value if isinstance(value, float) else None

@@ -30,8 +30,8 @@ from jobq.storage.contract import (
     SettleAnswer,
     Settled,
 )
-from jobq.storage.rows import COLUMNS, LIGHT_COLUMNS, NUMBER_OF, SETTLED, UNKNOWN, Row, read_row
-from jobq.storage.steps import Steps
+from jobq.storage.rows import COLUMNS, LIGHT_COLUMNS, NUMBER_OF, SETTLED, UNKNOWN, Row, damaged, read_row
+from jobq.storage.steps import Steps, instant
 
 _COMPLETED, _FAILED, _CANCELLED = (NUMBER_OF[s] for s in (State.COMPLETED, State.FAILED, State.CANCELLED))
 _PROCESSING, _FAILING = NUMBER_OF[State.PROCESSING], NUMBER_OF[State.FAILING]
@@ -57,8 +57,10 @@ _WAITS = f"""
     SELECT EXISTS (SELECT 1 {_READY.format(queue="queues.number")}), ({_DUE}), (SELECT lease_until {_LAPSES})
     FROM queues WHERE number = ?"""
 _FIND = f"""
-    SELECT number, id, generation, payload, attempts + 1, max_attempts, created_at, result_ttl
+    SELECT number, id, state, generation, payload, attempts + 1, max_attempts, created_at, result_ttl
     {_READY.format(queue="?")} ORDER BY priority DESC, place LIMIT ?"""
+_FOUND = (int, str, int, str, bytes, int, int, float, float)
+"""The types of what is found; a record with others is damaged."""
 _TAKE = """
     UPDATE jobs SET state = 2, attempts = attempts + 1, worker = ?, token = ?, lease = ?, lease_until = ?,
         started_at = ? WHERE number = ?"""
@@ -91,23 +93,25 @@ class Transitions(Steps):
         return answers
 
     def claim(self, worker_id: str, lease: float, limit: int, nonce: str) -> Claimed:
-        outlook = self._run(_OUTLOOK, (nonce.rpartition(".")[0], self._queue)).fetchone()
-        self._counter, last, due, lapses, leased = outlook
+        [(self._counter, last, due, lapses, leased)] = self._fetch(_OUTLOOK, (nonce.rpartition(".")[0], self._queue))
+        due, lapses = instant(due), instant(lapses)
         if last == nonce:
             return Claimed(self._repeated_claim(nonce), [], self.due_in())
         rescued: list[Rescued] = []
         promoted = due is not None and due <= self._now
         if promoted:
             self._promote()
-        if lapses is not None and (lapses <= self._monotonic or leased > self._monotonic):
-            rescued = self._rescue(limit + _ON_THE_WAY)
-        found = self._run(_FIND, (self._queue, limit)).fetchall()
+        lapsed = lapses is not None and (lapses <= self._monotonic or leased > self._monotonic)
+        if lapsed:
+            rescued = self._rescue(limit + _ON_THE_WAY)  # Or only set back, should the clock have jumped back.
+        ready = self._fetch(_FIND, (self._queue, limit))
+        found = self._whole(ready)
         claims: list[Claim] = []
         if found:
             claims = self._take(found, worker_id, lease, nonce)
             lapses = self._monotonic + lease if lapses is None else min(lapses, self._monotonic + lease)
         # Unless more was touched than ready jobs, what else falls due is as it was.
-        touched = promoted or rescued or len(found) == limit
+        touched = promoted or lapsed or len(ready) == limit
         due_in = self.due_in() if touched else self._sooner(due, lapses)
         if due_in == 0.0:
             self.ready += 1  # One worker wakes the next, so that an add wakes no herd.
@@ -199,7 +203,8 @@ class Transitions(Steps):
         return (
             self._run(
                 """INSERT INTO locks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE
-                SET owner = excluded.owner, until = excluded.until WHERE owner = excluded.owner OR until <= ?""",
+                SET owner = excluded.owner, until = excluded.until
+                WHERE owner = excluded.owner OR until <= ? OR typeof(until) <> 'real'""",
                 (self._queue, name, owner, self._monotonic + ttl, self._monotonic),
             ).rowcount
             == 1
@@ -211,7 +216,7 @@ class Transitions(Steps):
     def due_in(self) -> float | None:
         """Return seconds until something may be claimed, as `Claimed.next_in` has it."""
         waits, due, lapses = self._run(_WAITS, (self._queue,)).fetchone()
-        return 0.0 if waits else self._sooner(due, lapses)
+        return 0.0 if waits else self._sooner(instant(due), instant(lapses))
 
     # Steps that the verbs are made of.
 
@@ -237,7 +242,9 @@ class Transitions(Steps):
 
     def _add_held(self, job: NewJob, rows: dict[str, Row | StorageCorruptError], values: tuple[Any, ...]) -> AddAnswer:
         """Answer an add whose id may have been held, by somebody else or by this very request."""
-        row = rows[job.id]
+        row = rows.get(job.id)
+        if row is None:
+            return StorageCorruptError(f"the id {job.id!r} is taken and cannot be found: restore it from a backup")
         if isinstance(row, StorageCorruptError):
             return row
         if row.generation == job.nonce or row.answered(job.nonce, self._now) is not UNKNOWN:
@@ -250,12 +257,22 @@ class Transitions(Steps):
         rows.update(self._rows((job.id,), COLUMNS))
         return None
 
+    def _whole(self, found: list[Any]) -> list[Any]:
+        """Return the records that are whole; the others are set aside, and whoever asks for those jobs is told."""
+        whole = []
+        for row in found:
+            if tuple(map(type, row)) == _FOUND and row[2] >= 0:
+                whole.append(row)
+            else:
+                self._set_aside(row, damaged(row, "found while claiming"))
+        return whole
+
     def _take(self, found: list[Any], worker_id: str, lease: float, nonce: str) -> list[Claim]:
         first, random = self._count(len(found)), self._clock.random_bytes(8).hex()
         until, now = self._monotonic + lease, self._now
         claims: list[Claim] = []
         values: list[tuple[Any, ...]] = []
-        for counter, (number, id, *rest) in enumerate(found, first):
+        for counter, (number, id, _, *rest) in enumerate(found, first):
             token = f"{counter}-{random}"
             claims.append(Claim(id, token, *rest))
             values.append((worker_id, token, lease, until, now, number))
@@ -269,18 +286,22 @@ class Transitions(Steps):
 
     def _repeated_claim(self, nonce: str) -> list[Claim]:
         """Return those of the last claim's claims that still stand."""
-        first, random, numbers = self._run(
+        [(first, random, packed)] = self._fetch(
             "SELECT first, random, numbers FROM claims WHERE queue = ? AND session = ?",
             (self._queue, nonce.rpartition(".")[0]),
-        ).fetchone()
+        )
+        try:
+            numbers = enumerate(msgspec.msgpack.decode(packed, type=list[int]), first)
+        except (TypeError, msgspec.DecodeError) as error:
+            raise StorageCorruptError("the record of this worker's last claim is damaged: claim anew") from error
         claims: list[Claim] = []
-        for counter, number in enumerate(msgspec.msgpack.decode(numbers, type=list[int]), first):
-            still = self._run(
-                """SELECT id, token, generation, payload, attempts, max_attempts, created_at, result_ttl FROM jobs
-                WHERE number = ? AND token = ?""",
+        for counter, number in numbers:
+            still = self._fetch(
+                """SELECT number, id, state, generation, payload, attempts, max_attempts, created_at, result_ttl
+                FROM jobs WHERE number = ? AND token = ?""",
                 (number, f"{counter}-{random}"),
-            ).fetchall()
-            claims += (Claim(*columns) for columns in still)
+            )
+            claims += (Claim(id, f"{counter}-{random}", *rest) for _, id, _, *rest in self._whole(still))
         return claims
 
     def _ended_plainly(self, settlements: Sequence[Settlement]) -> bool:
@@ -345,13 +366,18 @@ class Transitions(Steps):
 
     def _rescue(self, limit: int) -> list[Rescued]:
         self._set_back()
-        lapsed = self._run(
+        lapsed = self._fetch(
             f"""SELECT {COLUMNS} FROM jobs INDEXED BY leased
             WHERE queue = ? AND lease_until <= ? ORDER BY lease_until, number LIMIT ?""",
             (self._queue, self._monotonic, limit),
-        ).fetchall()
+        )
         rescued: list[Rescued] = []
-        for row in map(read_row, lapsed):
+        for columns in lapsed:
+            try:
+                row = read_row(columns)
+            except StorageCorruptError as error:
+                self._set_aside(columns, error)
+                continue
             row.token = row.lease_until = None
             if row.cancel_asked:
                 row.error = None

@@ -84,6 +84,23 @@ class Claiming(StorageCase):
         assert await bench.drained() == list("cfdaegb")
 
     @scenario
+    async def test_a_job_keeps_its_priority_whenever_it_becomes_ready(self, bench: Bench) -> None:
+        """When its delay is over, after a failed attempt, given back, rescued and revived."""
+        await bench.add("plain")
+        await bench.add("delayed", priority=5, delay=1.0)
+        retried = await bench.processing("retried", priority=4)
+        given_back = await bench.processing("given back", priority=3)
+        await bench.processing("rescued", priority=2, lease=5.0)
+        await bench.failed("revived", priority=1)
+        await bench.settle(retried, State.FAILING)
+        await bench.settle(given_back, State.QUEUED)
+        await bench.revive("revived")
+
+        bench.clock.advance(6.0)
+
+        assert await bench.drained() == ["delayed", "retried", "given back", "rescued", "revived", "plain"]
+
+    @scenario
     async def test_the_claims_of_one_call_are_in_order(self, bench: Bench) -> None:
         """The first of the answer is the first to start."""
         for id, priority in (("a", 0), ("b", 1), ("c", 0), ("d", 2)):
@@ -175,8 +192,10 @@ class Claiming(StorageCase):
 
     @scenario
     async def test_tokens_do_not_fall_behind_the_clock(self, bench: Bench) -> None:
-        """So that they also rise over a restart without data."""
-        claim = await bench.processing()
+        """So that they also rise over a restart without data; however long ago the last number was given."""
+        await bench.add()
+        bench.clock.advance(100.0)
+        claim = await bench.take()
 
         assert claim.fencing_token >= int(bench.clock.now() * 1e6)
 
@@ -203,10 +222,15 @@ class Claiming(StorageCase):
 
     @scenario
     async def test_next_in_is_none_when_nothing_is_left(self, bench: Bench) -> None:
-        """No job, no lease: nothing will fall due."""
+        """No job, no lease: nothing will fall due, however the last one ended."""
         assert (await bench.claim()).next_in is None
 
-        await bench.settle(await bench.processing())
+        for end in (State.COMPLETED, State.FAILED):
+            await bench.settle(await bench.processing(end), end)
+            assert (await bench.claim()).next_in is None, end
+        claim = await bench.processing("cancelled")
+        await bench.cancel("cancelled", running=True)
+        await bench.settle(claim)
 
         assert (await bench.claim()).next_in is None
 

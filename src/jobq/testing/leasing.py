@@ -256,6 +256,54 @@ class Leasing(StorageCase):
         assert len((await bench.queue.rescue(100)).rescued) == 1
 
     @scenario
+    async def test_a_claim_sets_leases_back_as_well(self, bench: Bench) -> None:
+        """Where no reaper runs, nobody else would."""
+        await bench.processing(lease=10.0)
+
+        bench.clock.jump_monotonic(-4000.0)
+        next_in = (await bench.claim()).next_in
+        bench.clock.advance(10.25)
+
+        assert next_in is not None
+        assert next_in <= 10.01
+        assert len((await bench.claim()).claims) == 1
+
+    @scenario
+    async def test_leases_are_set_back_whatever_was_asked_first(self, bench: Bench) -> None:
+        """Any verb may be the first that meets a clock that jumped back; none may hide that from the others."""
+        for verb in ("add", "add later", "settle", "give back", "revive", "cancel", "extend", "get"):
+            await bench.failed(f"{verb}: failed")
+            held = await bench.processing(f"{verb}: held", lease=5000.0)
+            await bench.processing(f"{verb}: lost", lease=10.0, max_attempts=1)
+            await bench.add(f"{verb}: waits", delay=TTL)
+
+            bench.clock.jump_monotonic(-1000.0)
+            match verb:
+                case "add":
+                    await bench.add(f"{verb}: added")
+                case "add later":
+                    await bench.add(f"{verb}: added", delay=TTL)
+                case "settle":
+                    await bench.settle(held, State.FAILING, delay=TTL)
+                case "give back":
+                    await bench.settle(held, State.QUEUED)
+                case "revive":
+                    await bench.revive(f"{verb}: failed")
+                case "cancel":
+                    await bench.cancel(f"{verb}: waits")
+                case "extend":
+                    await bench.extend(held, 5000.0)
+                case "get":
+                    await bench.look(f"{verb}: held")
+            await bench.queue.rescue(100)
+            bench.clock.advance(10.25)
+            await bench.queue.rescue(100)
+
+            assert await bench.state(f"{verb}: lost") is State.FAILED
+            for claim in (held, *(await bench.claim()).claims):
+                await bench.settle(claim)
+
+    @scenario
     async def test_leases_of_different_lengths_are_set_back_each_to_its_own(self, bench: Bench) -> None:
         """A long one does not keep a short one."""
         await bench.processing("long", lease=1000.0)

@@ -146,12 +146,16 @@ class Settling(StorageCase):
 
     @scenario
     async def test_of_two_settlements_of_one_token_in_one_call_the_first_wins(self, bench: Bench) -> None:
-        """One decision per token, also within a batch."""
-        claim = await bench.processing()
+        """One decision per token, also within a batch, whatever the two want to write."""
+        for first in OUTCOMES:
+            for second in OUTCOMES:
+                id = f"{first}-{second}"
+                claim = await bench.processing(id, priority=1)
 
-        await bench.queue.settle([bench.settlement(claim), bench.settlement(claim, State.FAILED)])
+                await bench.queue.settle([bench.settlement(claim, first), bench.settlement(claim, second)])
 
-        assert await bench.state() is State.COMPLETED
+                assert await bench.state(id) is first, id
+                await bench.cancel(id)
 
     @scenario
     async def test_concurrent_settlements_of_one_token_decide_once(self, bench: Bench) -> None:
@@ -202,6 +206,24 @@ class Settling(StorageCase):
         assert first == [None, State.FAILED, State.COMPLETED]
         assert second == [None, None, State.COMPLETED]
         assert await bench.state("long") is State.COMPLETED
+
+    @scenario
+    async def test_jobs_that_end_in_one_call_expire_each_in_its_own_time(self, bench: Bench) -> None:
+        """As if each had been settled alone."""
+        claims = [await bench.processing(id) for id in "abcd"]
+        ends = (State.COMPLETED, State.FAILED, State.COMPLETED, State.FAILED)
+
+        await bench.queue.settle(
+            [
+                bench.settlement(claim, end, ttl=ttl)
+                for claim, end, ttl in zip(claims, ends, (60.0, 1.0, 0.0, 60.0), strict=True)
+            ]
+        )
+        first = [await bench.state(id) for id in "abcd"]
+        bench.clock.advance(2.0)
+
+        assert first == [State.COMPLETED, State.FAILED, None, State.FAILED]
+        assert [await bench.state(id) for id in "abcd"] == [State.COMPLETED, None, None, State.FAILED]
 
     @scenario
     async def test_a_job_expires_when_expires_at_is_reached(self, bench: Bench) -> None:

@@ -1,7 +1,7 @@
 -- Effects: a verb first looks and decides, job by job, and `apply` then writes everything. So a job whose record cannot be
 -- read changes nothing, and what the verb touches is written once.
 
-local changed, news = {}, {}
+local changed = {}
 local ready_in, ready_out, later_in, later_out, leases_in, leases_out = {}, {}, {}, {}, {}, {}
 local wake = false
 
@@ -29,7 +29,8 @@ local function finish(id, record, state, outcome, ttl)
     record[PAYLOAD] = ''
   end
   if record[REPLIES] ~= '' then
-    push(news, {record[REPLIES], state == CANCELLED and CANCELLED_HINT or SETTLED_HINT, id})
+    local kind = state == CANCELLED and CANCELLED_HINT or SETTLED_HINT
+    push(news, {record[REPLIES], kind, id, record[GENERATION], #record[OUTCOME]})
     record[REPLIES] = ''
   end
   changed[id] = record
@@ -43,30 +44,6 @@ end
 -- Tells every watch of the queue.
 local function announce(kind, id, record)
   redis.call(publish, KEYS[2], cmsgpack.pack({kind, id, record[GENERATION], record[ATTEMPTS]}))
-end
-
--- Tells those who asked for these jobs: one message to each address, with its secret and all its news.
-local function tell(raws)
-  local letters, order = {}, {}
-  for _, item in ipairs(news) do
-    local id, raw = item[3], raws[item[3]]
-    local record = records[id]
-    local small = #record[OUTCOME] <= PUSHED_RESULT_LIMIT and #raw <= 2 * PUSHED_RESULT_LIMIT
-    local line = {item[2], id, record[GENERATION], small and raw or ''}
-    for address in string.gmatch(item[1], '[^ ]+') do
-      if not letters[address] then
-        letters[address] = {}
-        order[#order + 1] = address
-      end
-      letters[address][#letters[address] + 1] = line
-    end
-  end
-  for _, address in ipairs(order) do
-    local channel, secret = string.match(address, '^(.-)%.(.*)$')
-    if channel then
-      redis.call(publish, stem .. 'reply:' .. channel, cmsgpack.pack({secret, letters[address]}))
-    end
-  end
 end
 
 -- Makes one command of a list, and returns an empty one.

@@ -12,7 +12,8 @@ local function set_back()
       redis.call('ZADD', stem .. 'leases', string.format('%.0f', lapse), leases[i])
     end
   end
-  redis.call('HSET', stem .. 'seq', 'looked', string.format('%.0f', steady))
+  looked = steady
+  redis.call('HSET', stem .. 'seq', 'looked', string.format('%.0f', looked))
 end
 
 local function end_lapsed(lease)

@@ -19,8 +19,9 @@ end
 
 local function save_count()
   if counter > counted then
+    -- A clock that jumped back stays behind what was seen before, until `rescue` has set the leases back.
     redis.call('HSET', stem .. 'seq', 'count', string.format('%.0f', counter), 'looked',
-      string.format('%.0f', steady), 'format', '1')
+      string.format('%.0f', math.max(looked, steady)), 'format', '1')
   end
 end
 

@@ -1,10 +1,39 @@
 #!lua
 -- add: absent -> queued
--- uses: record, effects, waiting, mending
 --
 -- ARGV[4…] six for each job: id, nonce, delay in ms, -priority, reply address or '', the record from STATE on, as records.tail packs it
 -- returns  for each job: '' accepted; the record that holds the id; or {message} if that cannot be read
 -- again    the nonce of an accepted add is the record's generation, or remembered by the record that replaced it
+-- uses: clock
+
+-- The plain case: no such id is stored, and nothing is delayed. It is a straight line and comes before all that defines
+-- functions, since each of them costs every call.
+local keys, seen, plain = {}, {}, true
+for i = 4, #ARGV, 6 do
+  local id = ARGV[i]
+  plain = plain and ARGV[i + 2] == '0' and not seen[id]
+  seen[id], keys[#keys + 1] = true, stem .. 'j:' .. id
+end
+local sequence = redis.call('HMGET', stem .. 'seq', 'count', 'format', 'looked')
+if plain and sequence[2] == '1' and redis.call('EXISTS', unpack(keys)) == 0 then
+  local place, sets, ready, accepted = tonumber(sequence[1] or 0), {}, {}, {}
+  for n, key in ipairs(keys) do
+    local i = 6 * n - 2
+    place = math.max(place + 1, wall)
+    sets[2 * n - 1], sets[2 * n] = key, struct.pack('>BI6I7I6', 1, now, place, 0) .. ARGV[i + 5]
+    ready[2 * n - 1], ready[2 * n] = ARGV[i + 3], struct.pack('>I8', place) .. ARGV[i]
+    accepted[n] = ''
+  end
+  redis.call('MSET', unpack(sets))
+  redis.call('ZADD', stem .. 'ready', unpack(ready))
+  redis.call('HSET', stem .. 'seq', 'count', string.format('%.0f', place), 'looked',
+    string.format('%.0f', math.max(tonumber(sequence[3] or 0), steady)))
+  if redis.call('EXISTS', stem .. 'wake') == 0 then
+    redis.call('LPUSH', stem .. 'wake', 1)
+  end
+  return accepted
+end
+-- uses: news, record, effects, waiting, mending
 
 local ids, answers = {}, {}
 for i = 4, #ARGV, 6 do

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- cancel: queued, failing -> cancelled; processing -> processing, and its worker is asked to stop
--- uses: record, effects, waiting, mending, once
 --
 -- ARGV[4] id, ARGV[5] nonce, ARGV[6] '1' to stop a running job as well
 -- returns  the state found as a number, or 0; or {message} if the record cannot be read
 -- again    the record remembers the nonce and the answer
+-- uses: clock, news, record, effects, waiting, mending, once
 
 local asked
 

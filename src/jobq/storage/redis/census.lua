@@ -1,9 +1,9 @@
 #!lua flags=no-writes
 -- census: the states of many jobs
--- uses: record
 --
 -- ARGV[4…] ids
 -- returns  for each job: its state as a number, 0 if it is absent
+-- uses: clock, record
 
 local ids, states = {}, {}
 for i = 4, #ARGV do

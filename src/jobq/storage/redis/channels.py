@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from jobq.storage.redis.packing import Command, pack
 from jobq.storage.redis.trouble import code_of, explained, unavailable
-from jobq.storage.redis.wire import Dialer, Wire, report_unexpected
+from jobq.storage.redis.wire import Dialer, Wire
 
 _MESSAGES = (b"message", b"smessage")
 _CONFIRMATIONS = (b"subscribe", b"ssubscribe")
@@ -64,8 +64,6 @@ class Channels:
         self._subscriptions: dict[bytes, Subscription] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._wire: Wire | None = None
-        self._outbox: list[bytes] = []
-        self._outbox_filled = asyncio.Event()
         self._asked: deque[_Asked] = deque()
         self._heard_at = 0.0
 
@@ -101,7 +99,7 @@ class Channels:
         self._subscriptions[subscription.channel.encode()] = subscription
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
-        elif self._wire is not None:
+        else:
             self._ask(subscription)
 
     def remove(self, subscription: Subscription) -> None:
@@ -109,8 +107,7 @@ class Channels:
         name = subscription.channel.encode()
         if self._subscriptions.get(name) is subscription:
             del self._subscriptions[name]
-            if self._wire is not None:
-                self._send((self._unsubscribe, name), _Asked(True, subscription))
+            self._send((self._unsubscribe, name), _Asked(True, subscription))
         subscription.heard = False
 
     def renew(self) -> None:
@@ -143,67 +140,57 @@ class Channels:
             finally:
                 self._wire = None
                 self._asked.clear()
-                self._outbox.clear()
                 for subscription in self._subscriptions.values():
                     subscription.heard = False
                 await wire.close(gently=closing)
 
     async def _serve(self, wire: Wire) -> None:
-        """Use a connection until it is lost."""
-        self._wire, self._heard_at = wire, asyncio.get_running_loop().time()
+        """Use a connection until it is lost, or the server keeps silent although it was asked."""
+        loop = asyncio.get_running_loop()
+        self._wire, self._heard_at = wire, loop.time()
+        lost: asyncio.Future[None] = loop.create_future()
+
+        def end(_error: Exception) -> None:
+            if not lost.done():
+                lost.set_result(None)
+
+        def receive(reply: Any) -> None:
+            self._heard_at = loop.time()
+            if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
+                end(reply)
+            else:
+                self._receive(reply)
+
+        wire.listen(receive, lost=end)
         for subscription in self._subscriptions.values():
             self._ask(subscription)
-        tasks = [asyncio.create_task(part(wire)) for part in (self._read, self._write, self._take_pulse)]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            report_unexpected(tasks)
-
-    async def _write(self, wire: Wire) -> None:
-        while True:
-            await self._outbox_filled.wait()
-            self._outbox_filled.clear()
-            data = b"".join(self._outbox)
-            self._outbox.clear()
-            await wire.send(data)
-
-    async def _take_pulse(self, wire: Wire) -> None:
-        """End when the server has kept silent although it was asked."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(self._time_limit)
+        while await self._passes(lost, self._time_limit):
             asked_at = loop.time()
             for subscription in self._subscriptions.values():
                 if not subscription.heard:
                     self._ask(subscription)
             self._send(("PING",), _Asked(False, None))
-            await asyncio.sleep(self._time_limit)
-            if self._heard_at < asked_at:
+            if not await self._passes(lost, self._time_limit) or self._heard_at < asked_at:
                 return
 
-    async def _read(self, wire: Wire) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                reply = await wire.read(disconnect_on_error=False)
-            except ResponseError as error:
-                self._heard_at = loop.time()
-                self._refused(error)
-                continue
-            self._heard_at = loop.time()
-            if not isinstance(reply, list):
-                self._asked.popleft()
-            elif reply[0] in _MESSAGES:
-                self._deliver(reply[1], reply[2])
-            elif reply[0] in _CONFIRMATIONS:
-                self._confirm(self._asked.popleft().subscription)
-            elif reply[0] in _ENDS:
-                self._end(reply[1])
-            else:
-                self._asked.popleft()
+    async def _passes(self, lost: asyncio.Future[None], seconds: float) -> bool:
+        """Wait, and tell whether the connection is still there."""
+        done, _ = await asyncio.wait([lost], timeout=seconds)
+        return not done
+
+    def _receive(self, reply: Any) -> None:
+        if isinstance(reply, ResponseError):
+            self._refused(reply)
+        elif not isinstance(reply, list):
+            self._asked.popleft()
+        elif reply[0] in _MESSAGES:
+            self._deliver(reply[1], reply[2])
+        elif reply[0] in _CONFIRMATIONS:
+            self._confirm(self._asked.popleft().subscription)
+        elif reply[0] in _ENDS:
+            self._end(reply[1])
+        else:
+            self._asked.popleft()
 
     def _deliver(self, channel: bytes, message: bytes) -> None:
         subscription = self._subscriptions.get(channel)
@@ -250,6 +237,6 @@ class Channels:
         self._send((self._subscribe, subscription.channel), _Asked(False, subscription))
 
     def _send(self, command: Command, asked: _Asked) -> None:
-        self._outbox.append(pack(command))
-        self._asked.append(asked)
-        self._outbox_filled.set()
+        if self._wire is not None:
+            self._wire.write(pack(command))
+            self._asked.append(asked)

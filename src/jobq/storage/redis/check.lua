@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- check: tries every command that scripts use, so that a missing permission is told at the start and not in the middle
--- uses: record
 --
 -- KEYS[1]  the stem of no queue
 -- ARGV[1]  and ARGV[2] are given, so that TIME is tried here as well
 -- returns  '', or what the server said to the first command that it refused
 -- again    nothing is left behind, whatever was refused
+-- uses: clock
 
 local key = stem .. 'check'
 local commands = {

@@ -209,6 +209,7 @@ class Cluster:
             time_limit=self._time_limit,
             connected=partial(self._connected, place),
             lost=partial(self._lost, place),
+            doubted=self._look_soon,
         )
         channels = Channels(
             self._dialer("channels", locate=locate), time_limit=self._time_limit, sharded=True, astray=self._stray

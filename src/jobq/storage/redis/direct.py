@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -41,15 +42,24 @@ class Direct:
         self._address = str(settings.target)
         self._outage = outage
         locate: Callable[[], Awaitable[Place]] = partial(_given, settings.target.places[0])
+        self._sentinels: Sentinels | None = None
         if settings.target.mode == "sentinel":
-            locate = Sentinels(settings, time_limit).master
+            self._sentinels = Sentinels(settings, time_limit)
+            locate = self._sentinels.master
         dialer = partial(Dialer, settings, time_limit=time_limit, locate=locate, address=self._address)
-        self._link = Link(dialer(role), time_limit=time_limit, connected=self._connected, lost=self._lost)
+        self._link = Link(
+            dialer(role),
+            time_limit=time_limit,
+            connected=self._connected,
+            lost=self._lost,
+            doubted=None if self._sentinels is None else self._doubt,
+        )
         self._channels = Channels(dialer("channels"), time_limit=time_limit)
         self._markers = Markers(
             dialer("markers"), control=control, interrupt=interrupt, give_back=give_back, refused=self._suspect
         )
         self._subscriptions: dict[str, Subscription] = {}
+        self._asking: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         await self._link.open()
@@ -57,6 +67,9 @@ class Direct:
     async def close(self) -> None:
         await asyncio.gather(self._markers.close(), self._channels.close())
         await self._link.close()  # Last, since markers are given back over it.
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
 
     async def call(self, slot_key: str, command: Command) -> Any:
         try:
@@ -86,6 +99,19 @@ class Direct:
 
     def _lost(self, error: StorageError) -> None:
         self._outage.lost(self._address, error)
+
+    def _doubt(self) -> None:
+        """Ask the Sentinels whether this silent server is the master still."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_for_another())
+
+    async def _ask_for_another(self) -> None:
+        wire = self._link.wire
+        assert self._sentinels is not None
+        with contextlib.suppress(RedisError, OSError, StorageError):  # Nobody knows better: it may answer yet.
+            master = await self._sentinels.master()
+            if wire is not None and self._link.wire is wire and master != wire.place:
+                self._link.renew(f"{wire.place} is silent, and {master} is the master now")
 
     def _suspect(self, error: RedisError) -> None:
         """Look for another master if this server says that it is none."""

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- extend: processing -> processing
--- uses: record, effects
 --
 -- ARGV[4] lease in ms; ARGV[5…] two for each claim: id, token
 -- returns  for each claim: 0 lost, 1 held, 2 held and a cancel was asked for; or {message} if the record cannot be read
 -- again    a deadline only moves forward, so twice is once
+-- uses: clock, news, record, effects
 
 local lease, ids, answers = tonumber(ARGV[4]), {}, {}
 for i = 5, #ARGV, 2 do

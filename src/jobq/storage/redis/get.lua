@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- get: looks, notes who wants to be told, and mends
--- uses: record, effects, waiting, mending
 --
 -- ARGV[4…] three for each job: id, generation or '', reply address or ''
 -- returns  for each job: the record; '' absent; or {message} if it cannot be read
 -- again    an address is noted once
+-- uses: clock, news, record, effects, waiting, mending
 
 local ids, answers = {}, {}
 for i = 4, #ARGV, 3 do

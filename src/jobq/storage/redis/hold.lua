@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- hold: takes or renews a lock
--- uses: record
 --
 -- ARGV[4] name, ARGV[5] owner, ARGV[6] ttl in ms
 -- returns  1 held, 0 while another owner holds it
 -- again    the owner's own lock is renewed
+-- uses: clock
 
 local key = stem .. 'lock:' .. ARGV[4]
 local held = redis.call('GET', key)

@@ -6,6 +6,8 @@ A server answers in the order in which it was asked, so a queue of futures besid
 2.  When the connection breaks, everything in flight fails at once: what the server did of it is unknown. Whoever asked
     may ask again, and waits for the next connection, at most the time limit.
 3.  A reply that is overdue breaks the connection, since replies cannot overtake each other: one timer for all.
+4.  Where another server may take over, a second of silence is told, so that somebody looks; and a connection that has
+    nothing to send asks now and then, so that silence is noticed. A machine that is gone does not hang up.
 """
 
 from __future__ import annotations
@@ -15,13 +17,18 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from jobq.errors import StorageError
 from jobq.storage.redis.packing import Command, pack
 from jobq.storage.redis.trouble import unavailable
-from jobq.storage.redis.wire import Dialer, Wire, report_unexpected
+from jobq.storage.redis.wire import Dialer, Wire
 
+_DOUBTED_AFTER = 1.0
+"""Seconds that a reply must be owed for the server to be doubted, and between two doubts."""
+_PULSE = 2.0
+"""Seconds after which a connection with nothing to send asks."""
+_PING: Command = ("PING",)
 _RENEWED_AFTER = 1.0
 """Seconds that a connection must be old to be given up on suspicion."""
 
@@ -43,9 +50,13 @@ class Link:
         time_limit: float,
         connected: Callable[[Wire], None],
         lost: Callable[[StorageError], None],
+        doubted: Callable[[], None] | None = None,
     ) -> None:
         self._dialer = dialer
         self._time_limit = time_limit
+        self._doubted = doubted
+        """Called again and again while the server is silent; None if nobody could take over."""
+        self._look_after = time_limit if doubted is None else min(_DOUBTED_AFTER, time_limit)
         self._tell_connected = connected
         self._tell_lost = lost
         self._keeper: asyncio.Task[None] | None = None
@@ -54,7 +65,7 @@ class Link:
         """Resolves for those who wait for a connection."""
         self._broken: asyncio.Future[StorageError] | None = None
         self._buffer: list[bytes] = []
-        self._idle_writer: asyncio.Future[None] | None = None
+        self._flushing = False
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._answered = 0
         self._sent: deque[tuple[int, float]] = deque()
@@ -140,10 +151,9 @@ class Link:
         reply: asyncio.Future[Any] = self._loop.create_future()
         self._buffer.append(pack(command))
         self._waiting.append(reply)
-        writer = self._idle_writer
-        if writer is not None:
-            self._idle_writer = None
-            writer.set_result(None)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
         return reply
 
     async def _keep(self, wire: Wire | None) -> None:
@@ -156,26 +166,22 @@ class Link:
 
     async def _serve(self, wire: Wire) -> None:
         assert self._broken is not None
-        tasks = [self._loop.create_task(self._read(wire)), self._loop.create_task(self._write(wire))]
         closing = True
         try:
             await self._broken
             closing = False
         finally:
             self._detach(unavailable(self.address, "the connection was closed"))
-            for task in tasks:
-                task.cancel()
-            try:
-                await asyncio.wait(tasks)
-                report_unexpected(tasks)
-            finally:  # Cancelled while it waits, when a broken link is closed.
-                await wire.close(gently=closing)
+            await wire.close(gently=closing)
 
     def _attach(self, wire: Wire) -> None:
         self._wire = wire
         self._broken = self._loop.create_future()
+        wire.listen(self._receive, lost=self._lose, emptied=self._flush)
         assert self._attached is not None
         self._attached.set_result(None)
+        if self._doubted is not None:
+            self._alarm = self._loop.call_later(self._look_after, self._look_for_overdue)
         self._tell_connected(wire)
 
     def _break(self, error: StorageError, *, tell: bool = True) -> None:
@@ -193,7 +199,7 @@ class Link:
         """Forget the connection, and fail what is in flight: nobody knows what the server did of it."""
         if self._wire is None:
             return
-        self._wire = self._idle_writer = None
+        self._wire = None
         self._attached = self._loop.create_future()
         waiting, self._waiting = self._waiting, deque()
         self._buffer = []
@@ -204,63 +210,61 @@ class Link:
         for reply in waiting:
             _fail(reply, type(error)(str(error), code=error.code))
 
-    async def _write(self, wire: Wire) -> None:
-        try:
-            while True:
-                if not self._buffer:
-                    self._idle_writer = self._loop.create_future()
-                    await self._idle_writer
-                if self._wire is not wire:
-                    return
-                data, self._buffer = self._buffer, []
-                self._note_sent()
-                await wire.send(data[0] if len(data) == 1 else b"".join(data))
-        except (RedisError, OSError) as error:
-            self._break(unavailable(self.address, error))
+    def _flush(self) -> None:
+        """Send what the callers of this turn of the loop have asked for, unless the server takes no more."""
+        self._flushing = False
+        wire = self._wire
+        if wire is not None and self._buffer and not wire.full:
+            data, self._buffer = self._buffer, []
+            self._note_sent()
+            wire.write(data[0] if len(data) == 1 else b"".join(data))
 
-    async def _read(self, wire: Wire) -> None:
-        read = wire.read
-        try:
-            while True:
-                failure: RedisError | None = None
-                reply: Any = None
-                try:
-                    reply = await read(disconnect_on_error=False)
-                except _REPLIES as error:
-                    failure = error
-                if not self._waiting:
-                    self._break(unavailable(self.address, f"a reply that nobody asked for: {failure or reply!r:.80}"))
-                    return
-                waiter = self._waiting.popleft()
-                self._answered += 1
-                if failure is not None:
-                    _fail(waiter, failure)
-                elif not waiter.done():
-                    waiter.set_result(reply)
-        except (RedisError, OSError) as error:
-            self._break(unavailable(self.address, error))
+    def _receive(self, reply: Any) -> None:
+        if not self._waiting:
+            self._break(unavailable(self.address, f"a reply that nobody asked for: {reply!r:.80}"))
+            return
+        waiter = self._waiting.popleft()
+        self._answered += 1
+        if isinstance(reply, RedisError):
+            _fail(waiter, reply)
+        elif not waiter.done():
+            waiter.set_result(reply)
+
+    def _lose(self, error: Exception) -> None:
+        self._break(unavailable(self.address, error))
 
     def _note_sent(self) -> None:
-        while self._sent and self._sent[0][0] <= self._answered:
-            self._sent.popleft()
+        self._forget_answered()
         self._sent.append((self._answered + len(self._waiting), self._loop.time()))
         if self._alarm is None:
-            self._alarm = self._loop.call_later(self._time_limit, self._look_for_overdue)
+            self._alarm = self._loop.call_later(self._look_after, self._look_for_overdue)
+
+    def _forget_answered(self) -> None:
+        while self._sent and self._sent[0][0] <= self._answered:
+            self._sent.popleft()
 
     def _look_for_overdue(self) -> None:
         self._alarm = None
-        while self._sent and self._sent[0][0] <= self._answered:
-            self._sent.popleft()
+        self._forget_answered()
+        if not self._sent:
+            if self._doubted is not None:
+                self._alarm = self._loop.call_later(min(_PULSE, self._time_limit), self._take_pulse)
+            return
+        owed_for = self._loop.time() - self._sent[0][1]
+        if owed_for >= self._time_limit:
+            self._break(unavailable(self.address, f"no reply within {self._time_limit:g} s"))
+            return
+        if self._doubted is not None and owed_for >= _DOUBTED_AFTER:
+            self._doubted()
+        next_in = self._look_after - owed_for if owed_for < self._look_after else _DOUBTED_AFTER
+        self._alarm = self._loop.call_later(min(next_in, self._time_limit - owed_for), self._look_for_overdue)
+
+    def _take_pulse(self) -> None:
+        self._alarm = None
         if self._sent:
-            left = self._sent[0][1] + self._time_limit - self._loop.time()
-            if left <= 0:
-                self._break(unavailable(self.address, f"no reply within {self._time_limit:g} s"))
-            else:
-                self._alarm = self._loop.call_later(left, self._look_for_overdue)
-
-
-# What a server may answer; the other errors of redis-py are about the connection.
-_REPLIES = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError)
+            self._look_for_overdue()
+        else:
+            self._submit(_PING, None)
 
 
 def _fail(reply: asyncio.Future[Any], error: Exception) -> None:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import RedisError, ResponseError
 
 from jobq.errors import StorageError
-from jobq.storage.redis.packing import Command, pack
+from jobq.storage.redis.packing import Command
 from jobq.storage.redis.trouble import code_of
 from jobq.storage.redis.wire import Dialer, Wire
 
@@ -203,17 +203,16 @@ class Markers:
             command: Command = ("BLPOP", *self._lists(), lasting)
             self._round, self._interrupted = frozenset(self._waiters), False
             async with asyncio.timeout(lasting + GRACE):
-                await wire.send(pack(command))
-                reply = await self._reply(wire)
+                reply = await self._ask(wire, command)
             self._round = frozenset()
             if reply is not None:
                 key = reply[0].decode()
                 if key != self._control:
                     self._hand_on(key)
 
-    async def _reply(self, wire: Wire) -> Any:
+    async def _ask(self, wire: Wire, command: Command) -> Any:
         try:
-            return await wire.read(disconnect_on_error=False)
+            return await wire.ask(command)
         except ResponseError as error:
             self._refused(error)
             if code_of(error) in _ELSEWHERE:

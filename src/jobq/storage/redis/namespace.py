@@ -74,6 +74,8 @@ class RedisNamespace:
         self._subscribing = asyncio.Lock()
 
     async def add(self, jobs: Sequence[NewJob]) -> Sequence[AddAnswer]:
+        if not jobs:
+            return []
         arguments: list[Part] = []
         for job in jobs:
             arguments += (job.id, job.nonce, milli(job.delay), -job.priority, job.reply_to or "", tail(job))
@@ -103,6 +105,8 @@ class RedisNamespace:
         ]
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettleAnswer]:
+        if not settlements:
+            return []
         arguments: list[Part] = []
         for one in settlements:
             outcome = one.result if one.state is State.COMPLETED else one.error

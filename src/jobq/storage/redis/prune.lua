@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- prune: removes records whose expiry is LINGER ago, should the server not have done so
--- uses: record
 --
 -- ARGV[4…] ids
 -- returns  how many were removed
+-- uses: clock, record
 
 local removed, ids = 0, {}
 for i = 4, #ARGV do

@@ -26,7 +26,6 @@ LAYOUT = HEAD + "Bc0Bc0I2c0I2c0I4c0"
 """The whole record; the payload follows."""
 _FIXED = struct.Struct(">BHIBHIHIBBBBhIIHIHIHI")
 _TAIL = struct.Struct(">BBBBhIIHIHIHI")
-_LENGTHS = (1, 1, 1, 1, 2, 2, 4)
 _TOKEN = struct.Struct(">BHI5s")
 TOKEN_SIZE = _TOKEN.size
 _MILLI = 1e3
@@ -54,8 +53,8 @@ class Record(NamedTuple):
     started: int
     finished: int
     token: bytes
-    worker: bytes
-    generation: bytes
+    worker: str
+    generation: str
     settled: bytes
     """The token that settled it last."""
     recent: bytes
@@ -70,7 +69,7 @@ class Record(NamedTuple):
         return Claim(
             id,
             token_text(self.token),
-            self.generation.decode(),
+            self.generation,
             self.payload,
             self.attempts,
             self.max_attempts,
@@ -84,7 +83,7 @@ class Record(NamedTuple):
         completed = state is State.COMPLETED
         return Snapshot(
             id,
-            self.generation.decode(),
+            self.generation,
             state,
             self.attempts,
             self.max_attempts,
@@ -97,7 +96,7 @@ class Record(NamedTuple):
             self.term / _MILLI if state.terminal else None,
             outcome if completed else None,
             None if completed else outcome,
-            self.worker.decode() or None,
+            self.worker or None,
             bool(self.cancel_asked),
         )
 
@@ -109,39 +108,49 @@ def decode(id: str, raw: bytes) -> Record:
         StorageCorruptError: it is damaged, or written by a newer version.
     """
     try:
-        numbers = _numbers(raw)
-        if numbers[0] != FORMAT or not 1 <= numbers[4] <= len(STATES):
-            raise ValueError(f"it has the format {numbers[0]} and the state {numbers[4]}")
-        texts, at = [], _FIXED.size
-        for size in _LENGTHS:
-            start = at + size
-            at = start + int.from_bytes(raw[at:start], "big")
-            texts.append(raw[start:at])
-        if at > len(raw):
+        # What has 6 or 7 bytes is read in pieces of 1, 2 and 4. Every job is read here, twice, hence the long hand.
+        numbers = _FIXED.unpack_from(raw)
+        form, created2, created, place3, place2, place, term2, term = numbers[:8]
+        state, cancel_asked, settled_as, has_outcome, priority, attempts, max_attempts = numbers[8:15]
+        ttl2, ttl, started2, started, finished2, finished = numbers[15:]
+        if form != FORMAT or not 1 <= state <= len(STATES):
+            raise ValueError(f"it has the format {form} and the state {state}")
+        start = _FIXED.size
+        token = start + 1 + raw[start]
+        worker = token + 1 + raw[token]
+        generation = worker + 1 + raw[worker]
+        settled = generation + 1 + raw[generation]
+        recent = settled + 2 + (raw[settled] << 8 | raw[settled + 1])
+        replies = recent + 2 + (raw[recent] << 8 | raw[recent + 1])
+        outcome = replies + 4 + int.from_bytes(raw[replies : replies + 4], "big")
+        if outcome > len(raw):
             raise ValueError("its end is missing")
-        record = Record._make((*numbers, *texts, raw[at:]))
-        record.generation.decode()
-        record.worker.decode()
-        return record
-    except (struct.error, ValueError) as error:
+        return Record(
+            form,
+            created2 << 32 | created,
+            place3 << 48 | place2 << 32 | place,
+            term2 << 32 | term,
+            state,
+            cancel_asked,
+            settled_as,
+            has_outcome,
+            priority,
+            attempts,
+            max_attempts,
+            ttl2 << 32 | ttl,
+            started2 << 32 | started,
+            finished2 << 32 | finished,
+            raw[start + 1 : token],
+            raw[token + 1 : worker].decode(),
+            raw[worker + 1 : generation].decode(),
+            raw[generation + 1 : settled],
+            raw[settled + 2 : recent],
+            raw[recent + 2 : replies],
+            raw[replies + 4 : outcome],
+            raw[outcome:],
+        )
+    except (struct.error, ValueError, IndexError) as error:
         raise corrupt(id, str(error)) from None
-
-
-def _numbers(raw: bytes) -> tuple[int, ...]:
-    """Read the fixed fields; what has 6 or 7 bytes is read in pieces of 1, 2 and 4."""
-    head = _FIXED.unpack_from(raw)
-    form, created2, created, place3, place2, place, term2, term, *rest = head[:-6]
-    ttl2, ttl, started2, started, finished2, finished = head[-6:]
-    return (
-        form,
-        created2 << 32 | created,
-        place3 << 48 | place2 << 32 | place,
-        term2 << 32 | term,
-        *rest,
-        ttl2 << 32 | ttl,
-        started2 << 32 | started,
-        finished2 << 32 | finished,
-    )
 
 
 def corrupt(id: str, problem: str) -> StorageCorruptError:

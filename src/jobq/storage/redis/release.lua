@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- release: frees a lock, if the owner holds it
--- uses: record
 --
 -- ARGV[4] name, ARGV[5] owner
 -- returns  1 freed, 0 it was not held by this owner
 -- again    nothing is left to free
+-- uses: clock
 
 local key = stem .. 'lock:' .. ARGV[4]
 local held = redis.call('GET', key)

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- rescue: lapsed lease -> failing and due at once; failed (WORKER_LOST); cancelled where that was asked for
--- uses: record, effects, waiting, lapsing
 --
 -- ARGV[4] limit
 -- returns  {µs until the next lease lapses or -1, {{id, generation, state, attempts}, …}}
 -- again    a lease ends once; whoever asks again finds it gone
+-- uses: clock, news, record, effects, waiting, lapsing
 
 local rescued = rescue(tonumber(ARGV[4]))
 save_count()

@@ -1,10 +1,10 @@
 #!lua
 -- revive: failed -> queued, with a new generation
--- uses: record, effects, waiting, once
 --
 -- ARGV[4] id, ARGV[5] nonce, which becomes the generation
 -- returns  the state found as a number, or 0; or {message} if the record cannot be read
 -- again    the record remembers the nonce and the answer
+-- uses: clock, news, record, effects, waiting, once
 
 local state = once(ARGV[4], ARGV[5], function(id, record)
   if record[STATE] ~= FAILED then

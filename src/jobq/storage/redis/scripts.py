@@ -1,4 +1,4 @@
-"""The scripts: one Lua file for each verb, with the files that it uses put before it."""
+"""The scripts: one Lua file for each verb; where it says what it uses, those files are put in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobq.storage.redis.records import HEAD, HINT_KINDS, LAYOUT, NUMBERS, SETTLE
 
 _SHEBANG = re.compile(r"\A#!lua[^\n]*\n")
 _NAME = re.compile(r"\b[A-Z][A-Z_]{2,}\b")
-_USES = re.compile(r"^-- uses: ([a-z, ]+)$", re.MULTILINE)
+_USES = re.compile(r"^ *-- uses: ([a-z, ]+)$", re.MULTILINE)
 
 
 CONSTANTS = {
@@ -43,12 +43,15 @@ class Script(NamedTuple):
 def script(verb: str) -> Script:
     """Return the script of a verb."""
     body = _read(f"{verb}.lua")
-    shebang, uses = _SHEBANG.match(body), _USES.search(body)
-    if shebang is None or uses is None:
+    shebang = _SHEBANG.match(body)
+    if shebang is None or _USES.search(body) is None:
         raise RuntimeError(f"{verb}.lua must begin with a #!lua line and say what it uses")
-    parts = [_read(f"_{name.strip()}.lua") for name in uses[1].split(",")]
-    text = shebang[0] + "\n".join(_numbered(part) for part in [*parts, body[shebang.end() :]])
+    text = shebang[0] + _numbered(_USES.sub(_parts, body[shebang.end() :]))
     return Script(verb, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _parts(uses: re.Match[str]) -> str:
+    return "\n".join(_read(f"_{name.strip()}.lua") for name in uses[1].split(","))
 
 
 def _numbered(text: str) -> str:

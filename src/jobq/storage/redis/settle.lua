@@ -1,14 +1,57 @@
 #!lua flags=allow-oom
 -- settle: processing -> completed, failed, failing, queued; cancelled where that was asked for
--- uses: record, effects, waiting
 --
 -- ARGV[4…] seven for each claim: id, token, state (number), ttl in ms, delay in ms, '1' if it has a result or an error, that
 -- returns  for each claim: SETTLED_LOST, SETTLED_APPLIED or SETTLED_CANCELLED; or {message} if the record cannot be read
 -- again    the record keeps the token that settled it last, and what was answered
+-- uses: clock, news
 
-local ids, answers = {}, {}
-for i = 4, #ARGV, 7 do
-  ids[#ids + 1] = ARGV[i]
+-- The plain case: completed by whoever holds the job, and nobody asked to cancel it. It is a straight line and comes before
+-- all that defines functions, since each of them costs every call.
+local keys, answers, seen, leases, raws = {}, {}, {}, {}, {}
+for n = 1, (#ARGV - 3) / 7 do
+  keys[n] = stem .. 'j:' .. ARGV[7 * n - 3]
+end
+for n, raw in ipairs(redis.call('MGET', unpack(keys))) do
+  local i = 7 * n - 3
+  local id, token, ttl = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 3])
+  local fine, format, created, place, _, state, cancel_asked, _, _, priority, attempts, most, result_ttl, started, _, holder,
+    worker, generation, _, recent, replies = pcall(struct.unpack, LAYOUT, raw or '')
+  if fine and format == 1 and state == PROCESSING and token ~= '' and holder == token and cancel_asked == 0
+    and tonumber(ARGV[i + 2]) == COMPLETED and not seen[id] then
+    local has = ARGV[i + 5] == '1' and 1 or 0
+    local outcome = has == 1 and ARGV[i + 6] or ''
+    local term = ttl > 0 and math.ceil(wall / 1000) + ttl or now
+    raw = struct.pack(LAYOUT, 1, created, place, term, COMPLETED, 0, SETTLED_APPLIED, has, priority, attempts, most,
+      result_ttl, started, now, 0, '', #worker, worker, #generation, generation, #token, token, #recent, recent, 0, '',
+      #outcome, outcome)
+    redis.call('SET', keys[n], raw, 'PX', string.format('%.0f', term + LINGER / 1000 - now))
+    leases[#leases + 1] = token .. id
+    if replies ~= '' then
+      news[#news + 1] = {replies, SETTLED_HINT, id, generation, #outcome}
+      raws[id] = raw
+    end
+    answers[n] = SETTLED_APPLIED
+  end
+  seen[id] = true -- Of two settlements of one job the first decides, also if it is not a plain one.
+end
+if #leases > 0 then
+  redis.call('ZREM', stem .. 'leases', unpack(leases))
+end
+if #news > 0 then
+  tell(raws)
+  news = {}
+end
+if #leases == #keys then
+  return answers
+end
+-- uses: record, effects, waiting
+
+local ids = {}
+for n = 1, #keys do
+  if not answers[n] then
+    ids[#ids + 1] = ARGV[7 * n - 3]
+  end
 end
 fetch(ids)
 
@@ -47,11 +90,14 @@ local function settle(id, token, state, ttl, delay, outcome)
   return record[SETTLED_AS]
 end
 
-for i = 4, #ARGV, 7 do
-  local outcome = ARGV[i + 5] == '1' and ARGV[i + 6] or nil
-  local fine, answer = pcall(settle, ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]),
-    tonumber(ARGV[i + 4]), outcome)
-  answers[#answers + 1] = fine and answer or {answer}
+for n = 1, #keys do
+  if not answers[n] then
+    local i = 7 * n - 3
+    local outcome = ARGV[i + 5] == '1' and ARGV[i + 6] or nil
+    local fine, answer = pcall(settle, ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]),
+      tonumber(ARGV[i + 4]), outcome)
+    answers[n] = fine and answer or {answer}
+  end
 end
 apply()
 save_count()

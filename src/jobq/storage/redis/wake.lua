@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- wake: puts back a marker that was popped for nobody
--- uses: record, effects
 --
 -- returns  nothing
 -- again    there is at most one marker
+-- uses: clock, news, record, effects
 
 wake = true
 apply()

@@ -10,11 +10,14 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from hiredis import Reader
+from redis.asyncio.connection import AbstractConnection, DefaultParser
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import InvalidResponse, ReadOnlyError, RedisError, ResponseError
 
 from jobq.errors import StorageError
 from jobq.storage.redis.packing import Command, pack
@@ -28,36 +31,123 @@ _MOST_ATTEMPTS = 3
 _SHORTEST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 _FAREWELL = 1.0
+_NOTHING = object()
 _GONE = (ConnectionRefusedError, FileNotFoundError)
 _UNREADABLE = (FileNotFoundError, PermissionError, IsADirectoryError)
 
 
-class Wire:
-    """An open connection of redis-py, reduced to its public calls for the hot path."""
+class Wire(asyncio.Protocol):
+    """An open connection: redis-py made and secured it, and from then on its bytes come here without a detour.
 
-    __slots__ = ("_connection", "connected_at", "place", "read")
+    A reply goes to whoever listens, within the turn of the loop in which its last byte came. Streams and tasks between
+    the two cost more than all the rest of a call.
+    """
 
     def __init__(self, connection: AbstractConnection, place: Place) -> None:
         self._connection = connection
         self.place = place
         self.connected_at = asyncio.get_running_loop().time()
-        self.read = cast(Callable[..., Awaitable[Any]], connection.read_response)
-        """Read a reply: call it with ``disconnect_on_error=False``, since closing is for the owner to decide."""
+        self.full = False
+        """Whether the server takes no more for the moment: better not to write."""
+        self._replies = Reader(
+            protocolError=InvalidResponse, replyError=DefaultParser.parse_error, notEnoughData=_NOTHING
+        )
+        self._unread: deque[Any] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._problem: Exception | None = None
+        self._receive: Callable[[Any], None] = self._keep
+        self._lost: Callable[[Exception], None] = lambda _: None
+        self._emptied: Callable[[], None] = lambda: None
+        # There is no public way to it; every redis-py since its asyncio part exists keeps its StreamWriter there.
+        self._transport = cast(asyncio.Transport, cast(Any, connection)._writer.transport)
+        self._before = self._transport.get_protocol()
+        self._transport.set_protocol(self)
 
-    async def send(self, data: bytes) -> None:
-        """Write at once, and wait while the server does not take more."""
-        await self._connection.send_packed_command(data, check_health=False)
+    def listen(
+        self,
+        receive: Callable[[Any], None],
+        *,
+        lost: Callable[[Exception], None],
+        emptied: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Have every reply from now on given to `receive`, an error as a `RedisError`.
+
+        Args:
+            lost: told once, when the connection has ended.
+            emptied: told when `full` is over.
+        """
+        self._receive, self._lost, self._emptied = receive, lost, emptied
+        while self._unread:
+            receive(self._unread.popleft())
+        if self._problem is not None:
+            lost(self._problem)
+
+    def write(self, data: bytes) -> None:
+        """Send, at once if the server takes it."""
+        self._transport.write(data)
 
     async def ask(self, command: Command) -> Any:
-        """Send one command and read its reply; for a connection that nobody else reads yet."""
-        await self.send(pack(command))
-        return await self.read(disconnect_on_error=False)
+        """Send one command and return its reply; for a connection that nobody listens to.
+
+        Raises:
+            RedisError: the reply is an error, or the connection was lost.
+        """
+        self.write(pack(command))
+        return await self.read()
+
+    async def read(self) -> Any:
+        """Return the next reply; for a connection that nobody listens to. Raises like `ask`."""
+        while not self._unread:
+            if self._problem is not None:
+                raise self._problem
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        reply = self._unread.popleft()
+        if isinstance(reply, RedisError):
+            raise reply
+        return reply
 
     async def close(self, *, gently: bool = False) -> None:
         """Close; gently means to wait until the peer and the loop have forgotten it."""
+        self._lost = lambda _: None
         with contextlib.suppress(RedisError, TimeoutError):  # The farewell took too long.
             async with asyncio.timeout(_FAREWELL):
                 await self._connection.disconnect(nowait=not gently)
+
+    # What the transport calls.
+
+    def data_received(self, data: bytes) -> None:
+        self._replies.feed(data)
+        try:
+            while (reply := self._replies.gets()) is not _NOTHING:
+                self._receive(reply)
+        except InvalidResponse as error:
+            self._end(error)
+
+    def pause_writing(self) -> None:
+        self.full = True
+
+    def resume_writing(self) -> None:
+        self.full = False
+        self._emptied()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._before.connection_lost(error)  # Whoever closes it waits for that.
+        self._end(ConnectionLost("the server closed the connection") if error is None else error)
+
+    def _keep(self, reply: Any) -> None:
+        self._unread.append(reply)
+        self._wake_reader()
+
+    def _end(self, problem: Exception) -> None:
+        if self._problem is None:
+            self._problem = problem
+            self._wake_reader()
+            self._lost(problem)
+
+    def _wake_reader(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class Dialer:
@@ -182,10 +272,10 @@ class Dialer:
         commands: list[Command] = [("CLIENT", "SETNAME", self._name), ("PING",)]
         if self._settings.target.mode == "sentinel":
             commands.append(("ROLE",))
-        await wire.send(b"".join(map(pack, commands)))
+        wire.write(b"".join(map(pack, commands)))
         for command in commands:
             try:
-                reply = await wire.read(disconnect_on_error=False)
+                reply = await wire.read()
             except ResponseError as error:
                 # Without these permissions we can still work; a server that is not ready says so to a ping.
                 if command[0] == "PING" and code_of(error) != "NOPERM":
@@ -204,15 +294,6 @@ async def opened(connection: AbstractConnection, place: Place) -> Wire:
         await connection.disconnect(nowait=True)  # redis-py leaves it half open when cancelled.
         raise
     return Wire(connection, place)
-
-
-def report_unexpected(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Tell the loop of what ended tasks other than by the loss of their connection."""
-    for task in tasks:
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, RedisError | OSError):
-            context = {"message": "a connection was given up after an unexpected error", "exception": error}
-            task.get_loop().call_exception_handler(context)
 
 
 async def _end(attempts: set[asyncio.Task[Wire]]) -> None:

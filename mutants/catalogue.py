@@ -1,0 +1,10 @@
+"""All mutants. Each is a bug that some queue has shipped; the name says what is missing or wrong."""
+
+from __future__ import annotations
+
+from mutants.engine import ENGINE
+from mutants.file import FILE
+from mutants.memory import MEMORY
+from mutants.redis import REDIS
+
+MUTANTS = (*ENGINE, *MEMORY, *FILE, *REDIS)

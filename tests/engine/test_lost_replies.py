@@ -1,0 +1,123 @@
+"""Replies that get lost: the call is sent again under its own name, and answered as if nothing had happened.
+
+In virtual time, on a MemoryStorage; `tests/faults_redis` has the same on real lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from jobq import GiveUp, Job, JobFailedError, MemoryStorage, Queue, State
+from jobq.job import NewJob
+from jobq.testing import LOSE_REPLY, FaultyStorage, VirtualClock, planned, run_virtual
+from tests.engine.scenes import Events, echo
+
+pytestmark = pytest.mark.storage("memory")
+
+
+def losing(*verbs: str) -> FaultyStorage:
+    """Return a storage that loses the first reply to each of these verbs."""
+    return FaultyStorage(MemoryStorage(clock=VirtualClock()), planned({(verb, 0): LOSE_REPLY for verb in verbs}))
+
+
+async def give_up(job: Job[Any]) -> None:
+    raise GiveUp
+
+
+def test_an_enqueue_is_accepted_once() -> None:
+    """Its caller is neither told of trouble, nor that somebody else holds the id."""
+
+    async def main() -> None:
+        storage = losing("add")
+        async with Queue[int, int](storage) as queue:
+            assert (await queue.enqueue("a", 1)).status == "queued"
+            assert (await queue.enqueue("a", 1)).status == "duplicate"
+            assert (await queue.counts())[State.QUEUED] == 1
+        assert storage.calls["add"] == 3
+
+    run_virtual(main)
+
+
+def test_a_claimed_job_runs_at_once() -> None:
+    """It does not wait for the lease of a claim that nobody heard of, and no attempt is counted twice."""
+
+    async def main() -> float:
+        storage = losing("claim")
+        queue = Queue[int, int](storage, visibility_timeout=30.0)
+        queue.execute(echo)
+        await storage.namespace("default").add([NewJob("a", "other.1", b"7", 3, 60.0)])
+        async with queue:
+            assert await queue.wait("a") == 7
+            status = await queue.get_status("a")
+        assert status is not None
+        assert status.attempts == 1
+        assert storage.troubles["claim"] == 1
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main) < 1.0
+
+
+def test_a_run_is_completed_once() -> None:
+    """And announced once."""
+
+    async def main() -> None:
+        storage = losing("settle")
+        queue, runs = Queue[int, int](storage), []
+
+        @queue.execute
+        async def note(job: Job[int]) -> int:
+            runs.append(job.attempts)
+            return job.payload
+
+        events = Events(queue)
+        async with queue:
+            assert await queue.enqueue_and_wait("a", 7) == 7
+        assert runs == [1]
+        assert (events.of("completed"), events.of("lease_lost")) == ([("a", 7)], [])
+        assert storage.troubles["settle"] == 1
+
+    run_virtual(main)
+
+
+CHANGES: dict[str, tuple[str, Callable[[Queue[Any, Any]], Awaitable[Any]], str]] = {
+    "cancel": ("cancel", lambda queue: queue.cancel("waits"), "cancelled"),
+    "retry": ("revive", lambda queue: queue.retry("failed"), "queued"),
+    "update_result_ttl": ("retain", lambda queue: queue.update_result_ttl("failed", 0), "updated"),
+}
+
+
+@pytest.mark.parametrize("member", CHANGES)
+def test_a_change_is_answered_by_what_it_found_at_first(member: str) -> None:
+    """Not by what it made itself: the job that it cancelled is not unknown to it."""
+    verb, change, expected = CHANGES[member]
+
+    async def main() -> None:
+        storage = losing(verb)
+        queue, other = Queue[Any, Any](storage), Queue[Any, Any](storage)
+        queue.execute(give_up)
+        async with other:
+            async with queue:
+                with pytest.raises(JobFailedError):
+                    await queue.enqueue_and_wait("failed", 1)
+            await other.enqueue("waits", 1)
+            assert (await change(other)).status == expected
+        assert storage.troubles[verb] == 1
+
+    run_virtual(main)
+
+
+def test_a_look_is_taken_again() -> None:
+    """Its caller sees a call that took longer."""
+
+    async def main() -> None:
+        storage = losing("get")
+        async with Queue[int, int](storage) as queue:
+            await queue.enqueue("a", 1)
+            assert await queue.get_status("a") is not None
+        assert storage.troubles["get"] == 1
+
+    run_virtual(main)
