@@ -36,12 +36,12 @@ def _sizes(count: int) -> tuple[float, float]:
         clock = _MovableClock()
         storage = FileStorage(path, durability="normal", clock=clock)
         asyncio.run(_complete(storage, 0))
-        new = _checkpointed(path)
+        new = checkpointed(path)
         asyncio.run(_complete(storage, count))
-        full = _checkpointed(path)
+        full = checkpointed(path)
         clock.ahead = _YEAR
         asyncio.run(_prune(storage))
-        return (full - new) / count, _checkpointed(path) / new
+        return (full - new) / count, checkpointed(path) / new
 
 
 async def _complete(storage: FileStorage, count: int) -> None:
@@ -63,7 +63,7 @@ async def _prune(storage: FileStorage) -> None:
     await storage.close()
 
 
-def _checkpointed(path: Path) -> int:
+def checkpointed(path: Path) -> int:
     """Move the log into the database, and return the bytes of both."""
     connection = sqlite3.connect(path / "jobq.sqlite3")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from benchmarks.disk import checkpointed
 from benchmarks.measure import directory
 from jobq import FileStorage
 from jobq.storage.contract import Storage
+
+if TYPE_CHECKING:
+    from benchmarks.servers.server import Server
 
 KINDS = ("file", "redis", "valkey")
 
@@ -36,10 +39,7 @@ class _Directory:
         return FileStorage(self._path)
 
     def size(self) -> int:
-        connection = sqlite3.connect(self._path / "jobq.sqlite3")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        connection.close()
-        return sum(file.stat().st_size for file in self._path.iterdir() if file.is_file())
+        return checkpointed(self._path)
 
     def connections(self) -> int:
         return 0
@@ -59,10 +59,7 @@ def opened(kind: str) -> Iterator[Place]:
 
 
 class _OnServer:
-    def __init__(self, server: object) -> None:
-        from benchmarks.servers.server import Server
-
-        assert isinstance(server, Server)
+    def __init__(self, server: Server) -> None:
         self._server = server
 
     def storage(self) -> Storage:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import redis.asyncio as redis
 
-from jobq import JobQueueError, Queue, RedisStorage, State, StorageCorruptError, StorageError
+from jobq import JobQueueError, Queue, RedisStorage, State, StorageCorruptError
 from jobq.storage.contract import Ref
 from jobq.testing import Bench, ManualClock, StorageCase
 from tests.engine.scenes import Waiting
 from tests.faults_redis.scenes import Work, counted, eventually, in_loop, leftovers, names, states
+from tests.hostile.scenes import answered, typed
 from tests.servers.server import Server
 
 STEM = "{first}:"
@@ -308,20 +309,6 @@ async def stored(client: redis.Redis, key: str) -> bytes:
     record = await client.get(key)
     assert isinstance(record, bytes)
     return record
-
-
-async def answered(call: Awaitable[Any]) -> Any:
-    """Return an answer, or what was raised instead."""
-    try:
-        return await call
-    except Exception as error:
-        return error
-
-
-def typed(answer: Any) -> bool:
-    """Tell whether there is nothing in an answer but answers and errors of storages."""
-    parts = answer if isinstance(answer, list) else [answer]
-    return all(not isinstance(part, BaseException) or isinstance(part, StorageError) for part in parts)
 
 
 async def counts_of(bench: Bench) -> dict[State, int]:

@@ -109,7 +109,8 @@ class Wire(asyncio.Protocol):
 
     async def close(self, *, gently: bool = False) -> None:
         """Close; gently means to wait until the peer and the loop have forgotten it."""
-        self._lost = lambda _: None
+        # A closing TLS connection still hands over what had come; by then its reader may use another connection.
+        self._receive, self._lost, self._emptied = lambda _: None, lambda _: None, lambda: None
         with contextlib.suppress(RedisError, TimeoutError):  # The farewell took too long.
             async with asyncio.timeout(_FAREWELL):
                 await self._connection.disconnect(nowait=not gently)
