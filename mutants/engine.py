@@ -110,7 +110,15 @@ ENGINE = (
         "a claim whose answer came late is run although others may run the job by now",
         "        lease_until = sent_at + options.lease\n",
         "        lease_until = now + options.lease\n",
-        (f"{_WORKER}test_a_claim_that_arrives_past_its_lease_is_not_run[memory]",),
+        (f"{_WORKER}test_a_claim_whose_renewal_is_late_as_well_is_not_run[memory]",),
+    ),
+    Mutant(
+        "late-claim-run-unasked",
+        "_worker.py",
+        "a job that others took, after its lease and before the answer came, runs here as well",
+        "                claims, sent_at = await self._reassure(claims)\n",
+        "                sent_at = self._clock.monotonic()\n",
+        (f"{_WORKER}test_a_claim_that_others_took_before_it_arrived_is_not_run[memory]",),
     ),
     Mutant(
         "late-claim-dropped-by-stop",

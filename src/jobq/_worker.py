@@ -19,7 +19,7 @@ import asyncio
 import contextvars
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -35,7 +35,7 @@ from jobq.errors import StorageError, StorageUnavailableError
 from jobq.events import Emitter
 from jobq.job import Claim, Settlement, State
 from jobq.signal import AbortReason
-from jobq.storage.contract import LINGER, RESEND_FOR, WORKER_LOST, Claimed, Rescued, Settled, Storage
+from jobq.storage.contract import LINGER, WORKER_LOST, Claimed, Held, Rescued, Settled, Storage
 
 IGNORED_AFTER = 1.0
 """Seconds after which a cancelled handler that has not ended counts as one that ignores cancellation."""
@@ -181,9 +181,12 @@ class Worker:
                 continue
             for rescued in claimed.rescued:
                 self._tell_rescued(rescued)
-            for claim in claimed.claims:
+            claims = claimed.claims
+            if claims and self._clock.monotonic() >= sent_at + self._options.lease:
+                claims, sent_at = await self._reassure(claims)
+            for claim in claims:
                 self._begin(claim, sent_at)
-            if len(claimed.claims) >= free:
+            if len(claims) >= free:
                 await asyncio.sleep(0)  # A storage that answers without waiting must not starve the loop.
             elif not self._stopping:
                 await self._wait_for_work(claimed.next_in)
@@ -192,10 +195,10 @@ class Worker:
         """Return the nonce of the next claim and when it was first sent: the last one's, if nobody knows its outcome.
 
         What it took is then handed over, instead of waiting for its leases to lapse. A new name is due when the storage
-        has forgotten the old one, or when an answer might come after the end of a lease that counts from so long ago.
+        has forgotten the old one.
         """
         now = self._clock.monotonic()
-        if self._unanswered is None or now - self._unanswered[1] > min(LINGER, self._options.lease - RESEND_FOR):
+        if self._unanswered is None or now - self._unanswered[1] > LINGER:
             self._unanswered = (self._nonces.next(), now)
         return self._unanswered
 
@@ -216,6 +219,21 @@ class Worker:
             self._troubled = False
             self._logger.warning("queue %s: the storage answers again; claiming goes on", options.queue)
         return claimed
+
+    async def _reassure(self, late: Sequence[Claim]) -> tuple[Sequence[Claim], float]:
+        """Renew what was handed over after its lease, and return what nobody else has taken, with the time of asking.
+
+        After an outage that is all that the worker had asked for, and would else wait until the lease lapses again.
+        """
+        pairs = [(claim.id, claim.token) for claim in late]
+        sent_at = self._clock.monotonic()
+        try:
+            answers = await resend(self._clock, lambda: self._namespace.extend(pairs, self._options.lease))
+        except Exception as error:
+            await self._sit_out(error)
+            return [], sent_at
+        ours = (Held.HELD, Held.CANCEL_ASKED)
+        return [claim for claim, answer in zip(late, answers, strict=True) if answer in ours], sent_at
 
     async def _sit_out(self, error: Exception) -> None:
         """Say once that the storage is in trouble, and try again soon."""

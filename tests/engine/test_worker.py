@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -672,28 +674,68 @@ def test_a_lost_lease_is_noticed_at_the_next_renewal() -> None:
     assert run_virtual(main) == pytest.approx(10.0, abs=0.5)
 
 
-@in_loop
-async def test_a_claim_that_arrives_past_its_lease_is_not_run(storage: Storage) -> None:
-    """Its deadline counts from before it was sent, and others may run the job already."""
-    gated = Gated(storage)
-    queue = Queue[Any, Any](gated, visibility_timeout=0.15, block_timeout=5)
-    attempts: list[int] = []
+def _late_claim(gated: Gated, storage: Storage, meanwhile: Callable[[], Awaitable[Any]]) -> None:
+    """Hand over the first job that is claimed when something else has happened after it."""
 
-    @queue.execute
-    async def note(job: Job[Any]) -> None:
-        attempts.append(job.attempts)
-
-    real = storage.namespace("default").claim
-
-    async def late(*arguments: Any) -> Any:
-        answer = await real(*arguments)
-        if answer.claims and not late_once:
-            late_once.append(True)
-            await passing(0.2)
+    async def claim(*arguments: Any) -> Any:
+        answer = await storage.namespace("default").claim(*arguments)
+        if answer.claims:
+            del gated.replaced["claim"]
+            await meanwhile()
         return answer
 
-    late_once: list[bool] = []
-    gated.replaced["claim"] = late
+    gated.replaced["claim"] = claim
+
+
+@in_loop
+async def test_a_claim_that_arrives_past_its_lease_is_renewed_and_run(storage: Storage) -> None:
+    """Nobody else has taken it, so it waits for no lease and costs no attempt."""
+    gated = Gated(storage)
+    queue = Queue[Any, Any](gated, visibility_timeout=0.15, block_timeout=5, max_attempts=1)
+    queue.execute(echo)
+    _late_claim(gated, storage, partial(passing, 0.2))
+    async with queue:
+        assert await queue.enqueue_and_wait("a", 1, timeout=3) == 1
+
+
+@in_loop
+async def test_a_claim_that_others_took_before_it_arrived_is_not_run(storage: Storage) -> None:
+    """Its lease had ended, and the storage says so."""
+    gated, namespace = Gated(storage), storage.namespace("default")
+    queue, runs = Queue[Any, Any](gated, visibility_timeout=0.15, block_timeout=5), list[int]()
+    queue.execute(lambda job: runs.append(job.attempts))
+    taken = asyncio.get_running_loop().create_future()
+
+    async def rescued_by_a_rival() -> None:
+        await passing(0.2)
+        taken.set_result((await namespace.claim("rival", 60.0, 1, "rival.1")).claims[0])
+
+    _late_claim(gated, storage, rescued_by_a_rival)
+    async with queue:
+        await queue.enqueue("a", 1)
+        token = (await taken).token
+        await passing(0.1)
+        await namespace.settle([Settlement("a", token, State.COMPLETED, result=b"2", ttl=60)])
+        assert await queue.wait("a", timeout=3) == 2
+
+    assert runs == []
+
+
+@in_loop
+async def test_a_claim_whose_renewal_is_late_as_well_is_not_run(storage: Storage) -> None:
+    """Its deadline counts from before it was sent, and others may run the job already."""
+    gated = Gated(storage)
+    queue, attempts = Queue[Any, Any](gated, visibility_timeout=0.15, block_timeout=5), list[int]()
+    queue.execute(lambda job: attempts.append(job.attempts))
+
+    async def extend(*arguments: Any) -> Any:
+        answer = await storage.namespace("default").extend(*arguments)
+        del gated.replaced["extend"]
+        await passing(0.2)
+        return answer
+
+    gated.replaced["extend"] = extend
+    _late_claim(gated, storage, partial(passing, 0.2))
     async with queue:
         await queue.enqueue_and_wait("a", 1, timeout=3)
 
