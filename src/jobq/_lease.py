@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
+from jobq._moments import Moments
 from jobq._running import Running
 from jobq.clock import Clock
 from jobq.errors import StorageError
@@ -163,6 +164,7 @@ class Renewer:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._label = clock.random_bytes(8).hex()
         # Nothing here keeps the storage alive between its queues: a twin may be the storage itself.
         self._groups: set[LeaseGroup] = set()
         self._tasks: dict[LeaseGroup, asyncio.Task[None]] = {}
@@ -260,9 +262,10 @@ class Renewer:
                     return False
 
     async def _keep(self, group: LeaseGroup, storage: Storage) -> None:
-        namespace = storage.namespace(group.namespace)
+        namespace, loop = storage.namespace(group.namespace), asyncio.get_running_loop()
+        moments = Moments(group.lease / 3, self._label)
         while not group.abandoned:
-            await asyncio.sleep(group.lease / 3)
+            await asyncio.sleep(moments.next_in(loop.time()))
             while not await self._renew(group, namespace):
                 # A failed renewal is repeated soon, because two thirds of the lease are left to succeed in.
                 await asyncio.sleep(min(group.lease / 12, 1.0))

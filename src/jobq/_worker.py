@@ -28,6 +28,7 @@ from jobq._batch import Batcher, resend, start
 from jobq._executor import Executor, Outcome
 from jobq._failure import decode_error, failure
 from jobq._lease import Inquiry, LeaseGroup, Renewer
+from jobq._moments import Moments
 from jobq._nonces import Nonces
 from jobq._running import Running
 from jobq._timeouts import Timeouts
@@ -42,6 +43,8 @@ IGNORED_AFTER = 1.0
 _STOP_GRACE = 0.5
 _SETTLE_GRACE = 0.2
 _PRUNE_EVERY = 15.0
+_PRUNE_IDLE_EVERY = 120.0
+"""Seconds; what a queue without work leaves to prune can wait longer, and thousands of such queues may be idle."""
 _PRUNE_LIMIT = 1000
 _LONGEST_PAUSE = 1.0
 
@@ -103,14 +106,17 @@ class Worker:
         self._running: dict[Running, None] = {}
         """A set in the order of claiming, so that a history can be repeated."""
         self._unsettled = 0
+        self._looks = Moments(options.block_timeout, options.worker_id)
         self._stopping = False
         self._stop_at = 0.0
         self._ended = False
         self._changed = asyncio.Event()
-        self._idle: asyncio.Task[None] | None = None
+        self._idle: asyncio.Task[bool] | None = None
         self._lease_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._troubled = False
+        self._worked = False
+        """Whether a job was begun since the last prune."""
         self._unanswered: tuple[str, float] | None = None
         """The nonce of a claim whose outcome is unknown, and when it was first sent."""
         self.until_empty = False
@@ -181,7 +187,7 @@ class Worker:
                 continue
             for rescued in claimed.rescued:
                 self._tell_rescued(rescued)
-            claims = claimed.claims
+            claims: Sequence[Claim] = claimed.claims
             if claims and self._clock.monotonic() >= sent_at + self._options.lease:
                 claims, sent_at = await self._reassure(claims)
             for claim in claims:
@@ -250,14 +256,19 @@ class Worker:
             self._emitter.emit("error", error)
 
     async def _wait_for_work(self, next_in: float | None) -> None:
+        """Sleep until a claim is worth it."""
         if next_in is None and not self._running and not self._unsettled:
             self.drained.set()
-        timeout = self._options.block_timeout
-        if next_in is not None:
-            timeout = min(timeout, next_in)
+        timeout = math.inf if next_in is None else next_in
+        while not await self._sleep(timeout) and next_in is None and not self._stopping:
+            pass
+
+    async def _sleep(self, longest: float) -> bool:
+        """Sleep until the next look at the latest; False if the next sleep begins with that look."""
+        timeout = min(self._looks.next_in(self._loop.time()), longest)
         self._idle = self._loop.create_task(self._namespace.wait_for_work(timeout))
         try:
-            await self._idle
+            return await self._idle is not False
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -266,6 +277,7 @@ class Worker:
             await self._sit_out(error)
         finally:
             self._idle = None
+        return True
 
     @property
     def _abandoned(self) -> bool:
@@ -282,6 +294,7 @@ class Worker:
         renew_until = math.inf if options.job_timeout is None else now + options.job_timeout
         running = Running(claim, lease_until, renew_until)
         self._running[running] = None
+        self._worked = True
         if self._stopping:
             self._running.pop(running, None)
             self._decide(running, Outcome(Settlement(claim.id, claim.token, State.QUEUED)))
@@ -447,13 +460,21 @@ class Worker:
             timer.cancel()
 
     async def _prune_now_and_then(self) -> None:
+        pause = _PRUNE_EVERY
         while True:
-            await asyncio.sleep(self._clock.uniform(0.5, 1.0) * _PRUNE_EVERY)
-            try:
-                while await self._namespace.prune(_PRUNE_LIMIT) >= _PRUNE_LIMIT:
-                    await asyncio.sleep(0.05)  # Claims and settles go first.
-            except StorageError as error:
-                self._logger.info("queue %s: pruning put off: %s", self._options.queue, error)
+            await asyncio.sleep(Moments(pause, self._options.worker_id).next_in(self._loop.time()))
+            worked, self._worked = self._worked, False
+            pause = _PRUNE_EVERY if await self._prune() or worked else min(2 * pause, _PRUNE_IDLE_EVERY)
+
+    async def _prune(self) -> bool:
+        """Remove what has lingered; True if there was something."""
+        removed = limit = _PRUNE_LIMIT
+        try:
+            while (removed := await self._namespace.prune(limit)) >= limit:
+                await asyncio.sleep(0.05)  # Claims and settles go first.
+        except StorageError as error:
+            self._logger.info("queue %s: pruning put off: %s", self._options.queue, error)
+        return removed > 0
 
 
 class _JobTime:

@@ -836,3 +836,58 @@ async def test_an_idle_worker_starts_a_new_job_at_once(storage: Storage) -> None
         await queue.enqueue_and_wait("a", 1)
 
     assert time.monotonic() - begun < 1
+
+
+def test_an_idle_worker_claims_no_more_after_it_found_nothing() -> None:
+    """Where each sleep begins with a look, as in memory, that look is enough; and what then comes is run."""
+
+    async def main() -> tuple[int, int, float]:
+        gated = Gated(MemoryStorage(clock=VirtualClock()))
+        queue = Queue[Any, Any](gated, block_timeout=5)
+        queue.execute(echo)
+        async with queue:
+            await passing(100)
+            claims, sleeps = gated.calls["claim"], gated.calls["wait_for_work"]
+            await queue.enqueue_and_wait("a", 1)
+            await queue.enqueue("b", 2, delay=20)
+            return claims, sleeps, await _age(queue, "b")
+
+    claims, sleeps, age = run_virtual(main)
+    assert claims == 1
+    assert 20 <= sleeps <= 23
+    assert age == pytest.approx(20, abs=0.1)
+
+
+async def _age(queue: Queue[Any, Any], id: str) -> float:
+    begun = asyncio.get_running_loop().time()
+    await queue.wait(id)
+    return asyncio.get_running_loop().time() - begun
+
+
+def test_the_idle_queues_of_a_process_look_together() -> None:
+    """A thousand of them cost a few turns of the loop each time, and not a thousand."""
+
+    async def main() -> int:
+        moments: set[float] = set()
+        storage = MemoryStorage(clock=VirtualClock())
+        async with contextlib.AsyncExitStack() as queues:
+            for number in range(40):
+                gated = Gated(storage)
+                queue = Queue[Any, Any](gated, name=f"queue-{number}", block_timeout=5)
+                queue.execute(echo)
+                gated.replaced["wait_for_work"] = _noting(storage.namespace(f"queue-{number}").wait_for_work, moments)
+                await queues.enter_async_context(queue)
+                await passing(0.7)
+            moments.clear()
+            await passing(50)
+            return len(moments)
+
+    assert run_virtual(main) <= 101
+
+
+def _noting(wait: Callable[[float], Awaitable[bool]], moments: set[float]) -> Callable[[float], Awaitable[bool]]:
+    async def noted(timeout: float) -> bool:
+        moments.add(round(asyncio.get_running_loop().time(), 3))
+        return await wait(timeout)
+
+    return noted

@@ -265,11 +265,15 @@ class Namespace(Protocol):
         """One consistent snapshot per job, or None. It changes nothing, but for noting ``reply_to``."""
         ...
 
-    async def wait_for_work(self, timeout: float) -> None:
+    async def wait_for_work(self, timeout: float) -> bool:
         """Return when a job may be claimable, or something falls due earlier than was known; else after ``timeout``.
 
         It may return early for nothing. Work that arrives wakes one sleeper where the storage can, and a claim that
         leaves work behind wakes the next. Cancelled after it was woken, it passes the wake-up on.
+
+        Returns:
+            True if a claim should be made; that is never wrong. False if it would be in vain: nothing was there that is
+            or ever falls due, nobody has woken this sleeper, and the next call begins by looking again.
         """
         ...
 

@@ -104,14 +104,16 @@ class FileStorage(Connection):
         *,
         writes: bool,
         audience: Audience | None = None,
-        apart: bool = False,
+        before: Callable[[], object] | None = None,
     ) -> A:
-        """Let the thread run something in its next transaction, or in one of its own after that."""
+        """Let the thread run something in its next transaction, or ``before`` and then it in the one after that."""
         loop = asyncio.get_running_loop()
         self.check_usable(loop)
         future: asyncio.Future[A] = loop.create_future()
-        self._outbox.append(Operation(name, run, future, writes=writes, audience=audience, apart=apart))
-        if not self._busy and not self._scheduled:
+        self._outbox.append(Operation(name, run, future, writes=writes, audience=audience, before=before))
+        if before is not None:
+            self._flush_soon()  # A crowd of idle workers falls asleep at a time, and nobody waits for them.
+        elif not self._busy and not self._scheduled:
             self._flush()  # At once: who comes while the thread works travels together, and nobody waits for company.
         return await future
 
@@ -176,15 +178,20 @@ class FileStorage(Connection):
     def _flush(self) -> None:
         self._scheduled = False
         if self._outbox and not self._busy and self._database is not None:
-            together = [operation for operation in self._outbox if not operation.apart]
-            apart = [operation for operation in self._outbox if operation.apart]
-            self._outbox, self._busy = [], bool(together)
-            for operations in (together, *([operation] for operation in apart)):
+            hurried = [operation for operation in self._outbox if operation.before is None]
+            others = [operation for operation in self._outbox if operation.before is not None]
+            self._outbox, self._busy = [], bool(hurried)
+            for operations in (hurried, others):
                 if operations:
                     self._database.put(operations)
 
+    def _flush_soon(self) -> None:
+        if not self._scheduled and self._loop is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
     def _answered(self, operations: list[Operation]) -> None:
-        self._busy = self._busy and operations[0].apart
+        self._busy = self._busy and operations[0].before is not None
         for operation in operations:
             if operation.result is not None and operation.audience is not None:
                 operation.audience.deliver(operation.result)
@@ -194,10 +201,9 @@ class FileStorage(Connection):
                     future.set_result(operation.result)
                 else:
                     future.set_exception(operation.error)
-        if self._outbox and not self._scheduled and self._loop is not None:
+        if self._outbox:
             # After the callers that were just answered have had their turn, so that what they ask for next comes along.
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+            self._flush_soon()
 
     async def _poll(self) -> None:
         while self.sleepers:

@@ -165,12 +165,12 @@ class MemoryNamespace:
             now = self._clock.now()
             return [self._get(ref, now) for ref in refs]
 
-    async def wait_for_work(self, timeout: float) -> None:
+    async def wait_for_work(self, timeout: float) -> bool:
         loop = asyncio.get_running_loop()
         with self._lock:
             due_in = self._due_in()
             if due_in == 0.0:
-                return
+                return True
             if due_in is not None:
                 timeout = min(timeout, due_in)  # What came since the caller's claim counts as well.
             sleeper = Sleeper(loop, self._clock.monotonic() + timeout)
@@ -178,6 +178,7 @@ class MemoryNamespace:
         timer = loop.call_later(timeout, sleeper.finish)
         try:
             await sleeper.future
+            return sleeper.woken or due_in is not None
         except asyncio.CancelledError:
             if sleeper.woken:
                 with self._lock:

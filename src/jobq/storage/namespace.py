@@ -99,7 +99,7 @@ class Host(Protocol):
         *,
         writes: bool,
         audience: Audience | None = None,
-        apart: bool = False,
+        before: Callable[[], object] | None = None,
     ) -> A: ...
 
 
@@ -184,7 +184,7 @@ class FileNamespace:
     async def workers(self) -> Sequence[tuple[str, int]]:
         return await self._read("workers", list_workers)
 
-    async def wait_for_work(self, timeout: float) -> None:
+    async def wait_for_work(self, timeout: float) -> bool:
         storage, loop = self._storage, asyncio.get_running_loop()
         storage.check_usable(loop)
         number = await self._queue_number()
@@ -198,13 +198,17 @@ class FileNamespace:
         timer: asyncio.TimerHandle | None = None
         try:
             due_in, version = await storage.submit(
-                "look", lambda connection: self._look(connection, number, sleeper), writes=False, apart=True
+                "look",
+                lambda connection: self._look(connection, number),
+                writes=False,
+                before=lambda: self._mark_idle(sleeper),
             )
             if due_in == 0.0:
-                return
+                return True
             storage.saw(version)
             timer = loop.call_later(timeout if due_in is None else min(timeout, due_in), sleeper.finish)
             await sleeper.future
+            return sleeper.woken or due_in is not None
         except asyncio.CancelledError:
             # A marker that is gone was taken by somebody who is just about to wake us.
             if sleeper.woken or (storage.hints is not None and not storage.hints.unmark(sleeper.marker)):
@@ -289,13 +293,15 @@ class FileNamespace:
         if len(self._empty_claims) > _MOST_SESSIONS:
             del self._empty_claims[next(iter(self._empty_claims))]
 
-    def _look(self, connection: sqlite3.Connection, number: int, sleeper: Sleeper) -> tuple[float | None, int]:
+    def _mark_idle(self, sleeper: Sleeper) -> None:
+        """Leave a marker before anything is read, so that who commits later finds it."""
         storage = self._storage
         if storage.hints is not None and sleeper.marker in storage.sleepers:
-            # Before anything is read: who commits later finds the marker.
             storage.hints.mark_idle(sleeper.marker)
             if sleeper.marker not in storage.sleepers:  # It left meanwhile, perhaps before there was a marker.
                 storage.hints.unmark(sleeper.marker)
+
+    def _look(self, connection: sqlite3.Connection, number: int) -> tuple[float | None, int]:
         return Transitions(connection, number, self._clock).due_in(), data_version(connection)
 
     def _tell_abroad(self, socket: HintSocket, hints: list[tuple[tuple[str, ...] | None, Hint]]) -> None:

@@ -67,7 +67,7 @@ class Audience(Protocol):
 class Operation:
     """One call of a verb on its way through the thread."""
 
-    __slots__ = ("apart", "audience", "error", "future", "name", "result", "run", "submitted_at", "writes")
+    __slots__ = ("audience", "before", "error", "future", "name", "result", "run", "submitted_at", "writes")
 
     def __init__(
         self,
@@ -77,15 +77,15 @@ class Operation:
         *,
         writes: bool,
         audience: Audience | None,
-        apart: bool,
+        before: Callable[[], object] | None,
     ) -> None:
         self.name = name
         self.run = run
         self.future = future
         self.writes = writes
         self.audience = audience
-        self.apart = apart
-        """In a transaction of its own, after those of the others: it is in no hurry, and they are."""
+        self.before = before
+        """What must be done before the transaction begins. It is in no hurry, and travels after those that are."""
         self.submitted_at = time.monotonic()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -174,6 +174,9 @@ class Database:
         standing = [operation for operation in operations if self._passed(operation, "before")]
         try:
             if standing:
+                for operation in standing:
+                    if operation.before is not None:
+                        operation.before()
                 self._begin(connection, standing)
                 self._check_identity()
                 for operation in standing:

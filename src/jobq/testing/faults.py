@@ -202,8 +202,8 @@ class FaultyNamespace:
     async def get(self, refs: Sequence[Ref]) -> Sequence[GetAnswer]:
         return await self._meet("get", lambda: self._inner.get(refs))
 
-    async def wait_for_work(self, timeout: float) -> None:
-        await self._meet("wait_for_work", lambda: self._inner.wait_for_work(timeout))
+    async def wait_for_work(self, timeout: float) -> bool:
+        return await self._meet("wait_for_work", lambda: self._inner.wait_for_work(timeout))
 
     async def watch(self, handler: Callable[[Hint], None]) -> Watch:
         return await self._inner.watch(partial(self._storage.deliver, handler))

@@ -225,6 +225,17 @@ class Sleeping(StorageCase):
         await soon(bench.queue.wait_for_work(LONG))
 
     @scenario
+    async def test_a_claim_is_said_to_be_in_vain_only_if_it_is(self, bench: Bench) -> None:
+        """And what comes after that is found by the next wait, which begins by looking."""
+        assert isinstance(await soon(bench.queue.wait_for_work(0.05)), bool)
+        await bench.add("later", delay=1000.0)
+        assert await soon(bench.queue.wait_for_work(0.05)) is True
+        await bench.processing("running", lease=1000.0)
+        assert await soon(bench.queue.wait_for_work(0.05)) is True
+        await bench.add("ready")
+        assert await soon(bench.queue.wait_for_work(LONG)) is True
+
+    @scenario
     async def test_an_add_wakes_a_sleeper(self, bench: Bench) -> None:
         """Without waiting for the next poll."""
         async with _sleeper(bench) as sleeper:
@@ -338,7 +349,7 @@ async def _watching(bench: Bench) -> AsyncIterator[tuple[Watch, asyncio.Queue[Hi
 
 
 @contextlib.asynccontextmanager
-async def _sleeper(bench: Bench) -> AsyncIterator[asyncio.Task[None]]:
+async def _sleeper(bench: Bench) -> AsyncIterator[asyncio.Task[bool]]:
     """A task that sleeps until there is work, for much longer than a test waits for it."""
     sleeper = asyncio.create_task(bench.queue.wait_for_work(LONG))
     await _turns()

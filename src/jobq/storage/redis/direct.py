@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -87,8 +87,8 @@ class Direct:
         if subscription is not None:
             self._channels.remove(subscription)
 
-    async def wait_for_marker(self, key: str, timeout: float) -> bool:
-        return await self._markers.wait(key, timeout)
+    def wait_for_marker(self, key: str, timeout: float) -> Coroutine[Any, Any, bool]:
+        return self._markers.wait(key, timeout)
 
     def _connected(self, wire: Wire) -> None:
         """Have the other connections follow to a new master."""

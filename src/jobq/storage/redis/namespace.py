@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -44,9 +44,9 @@ _PAGE = 500
 class Commands(Protocol):
     """What a namespace needs of the connections; `slot_key` says to which server of a Cluster a command goes."""
 
-    async def call(self, slot_key: str, command: Command) -> Any: ...
+    def call(self, slot_key: str, command: Command) -> Awaitable[Any]: ...
 
-    async def run(self, slot_key: str, verb: str, times: tuple[Part, Part], arguments: Sequence[Part]) -> Any: ...
+    def run(self, slot_key: str, verb: str, times: tuple[Part, Part], arguments: Sequence[Part]) -> Awaitable[Any]: ...
 
     async def subscribe(
         self, slot_key: str, channel: str, receive: Callable[[bytes], None], missed: Callable[[], None]
@@ -56,7 +56,7 @@ class Commands(Protocol):
 
     def events(self, stem: str) -> str: ...
 
-    async def wait_for_marker(self, key: str, timeout: float) -> bool: ...
+    def wait_for_marker(self, key: str, timeout: float) -> Awaitable[bool]: ...
 
 
 class RedisNamespace:
@@ -146,13 +146,14 @@ class RedisNamespace:
         answers = await self._run("get", arguments)
         return [self._snapshot(ref.id, answer) for ref, answer in zip(refs, answers, strict=True)]
 
-    async def wait_for_work(self, timeout: float) -> None:
+    async def wait_for_work(self, timeout: float) -> bool:
         if timeout > self._longest_sleep:
             next_in = _seconds(await self._run("rest", (milli(timeout),)))
             self._longest_sleep = timeout
             if next_in is not None and next_in < timeout:
-                return  # It came before the server knew of this sleeper, so that nobody was woken for it.
+                return True  # It came before the server knew of this sleeper, so that nobody was woken for it.
         await self._commands.wait_for_marker(f"{self._stem}wake", timeout)
+        return True  # A marker may be lost, and without one nothing has been looked at.
 
     async def watch(self, handler: Callable[[Hint], None]) -> RedisWatch:
         channel, secret = self._clock.random_bytes(8).hex(), self._clock.random_bytes(12).hex()

@@ -106,14 +106,14 @@ class Servers:
         """Stop listening; nothing is received any more."""
         await self._route.unsubscribe(channel)
 
-    async def wait_for_marker(self, key: str, timeout: float) -> bool:
+    def wait_for_marker(self, key: str, timeout: float) -> Coroutine[Any, Any, bool]:
         """Wait until a marker can be popped from a list.
 
         Returns:
             False when the time is over; True if a marker was popped for this call, or may have been. While the server
             is away, time passes.
         """
-        return await self._route.wait_for_marker(key, timeout)
+        return self._route.wait_for_marker(key, timeout)
 
     def _make_route(self) -> Direct | Cluster:
         route = Cluster if self._settings.target.mode == "cluster" else Direct

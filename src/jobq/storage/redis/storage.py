@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -111,14 +111,18 @@ class RedisStorage(Connection):
 
     # What namespaces need of the connections.
 
-    async def call(self, slot_key: str, command: Command) -> Any:
-        self.check_usable(asyncio.get_running_loop())
-        return await self._servers.call(slot_key, command)
+    # Coroutines are handed on as they are, because each one awaited within another costs every call.
 
-    async def run(self, slot_key: str, verb: str, times: tuple[Part, Part], arguments: Sequence[Part]) -> Any:
+    def call(self, slot_key: str, command: Command) -> Coroutine[Any, Any, Any]:
+        self.check_usable(asyncio.get_running_loop())
+        return self._servers.call(slot_key, command)
+
+    def run(
+        self, slot_key: str, verb: str, times: tuple[Part, Part], arguments: Sequence[Part]
+    ) -> Coroutine[Any, Any, Any]:
         """Run a script by its digest, or by its text if the server does not know it (any more)."""
         self.check_usable(asyncio.get_running_loop())
-        return await self._run(slot_key, verb, times, arguments)
+        return self._run(slot_key, verb, times, arguments)
 
     async def subscribe(
         self, slot_key: str, channel: str, receive: Callable[[bytes], None], missed: Callable[[], None]
@@ -133,9 +137,9 @@ class RedisStorage(Connection):
     async def unsubscribe(self, channel: str) -> None:
         await self._servers.unsubscribe(channel)
 
-    async def wait_for_marker(self, key: str, timeout: float) -> bool:
+    def wait_for_marker(self, key: str, timeout: float) -> Coroutine[Any, Any, bool]:
         self.check_usable(asyncio.get_running_loop())
-        return await self._servers.wait_for_marker(key, timeout)
+        return self._servers.wait_for_marker(key, timeout)
 
     async def _run(self, slot_key: str, verb: str, times: tuple[Part, Part], arguments: Sequence[Part]) -> Any:
         one = script(verb)
