@@ -112,4 +112,4 @@ async def test_an_idle_worker_leaves_a_master_that_fell_silent(own_sentinel_grou
             assert await producer.queue.enqueue_and_wait("after", 21) == 42
 
         assert time.monotonic() - known_at < RESUMES_WITHIN
-        assert idle.completed == ["before", "after"]
+        await eventually(lambda: idle.completed == ["before", "after"], "event")
