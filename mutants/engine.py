@@ -116,8 +116,8 @@ ENGINE = (
         "late-claim-run-unasked",
         "_worker.py",
         "a job that others took, after its lease and before the answer came, runs here as well",
-        "                claims, sent_at = await self._reassure(claims)\n",
-        "                sent_at = self._clock.monotonic()\n",
+        "            claims, sent_at = await self._reassure(claims)\n",
+        "            sent_at = self._clock.monotonic()\n",
         (f"{_WORKER}test_a_claim_that_others_took_before_it_arrived_is_not_run[memory]",),
     ),
     Mutant(
@@ -159,8 +159,8 @@ ENGINE = (
         "more-claims-than-slots",
         "_worker.py",
         "jobs lie with a busy worker while others are idle",
-        "            free = concurrency - len(self._running)\n",
-        "            free = concurrency\n",
+        "        return min(concurrency - len(self._running) - taken, ",
+        "        return min(concurrency, ",
         (
             f"{_WORKER}test_a_worker_never_claims_more_than_it_runs[memory]",
             f"{_WORKER}test_no_more_handlers_than_slots_run_and_all_slots_are_used[memory-3]",

@@ -131,6 +131,7 @@ class World:
         weather.clear = not self.weather_is_bad
         dies_at = self.rng.randrange(2, 120) / 2 if self.weather_is_bad and self.rng.random() < 0.3 else None
         node = Node(self.storage, weather, NodeClock(self.rng), dies_at)
+        node.remote = self.rng.random() < 0.5
         self.nodes.append(node)
         return node
 

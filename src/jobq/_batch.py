@@ -161,13 +161,13 @@ async def resend(clock: Clock, call: Callable[[], Awaitable[A]]) -> A:
 
 if sys.version_info >= (3, 12):
 
-    def start(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+    def start(coroutine: Coroutine[Any, Any, S], loop: asyncio.AbstractEventLoop) -> asyncio.Task[S]:
         """Begin eagerly: what never waits then costs no turn of the loop."""
         return asyncio.Task(coroutine, loop=loop, eager_start=True)
 
 else:
 
-    def start(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+    def start(coroutine: Coroutine[Any, Any, S], loop: asyncio.AbstractEventLoop) -> asyncio.Task[S]:
         return asyncio.Task(coroutine, loop=loop)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from jobq.job import Claim, Job
@@ -34,3 +35,22 @@ class Running:
     def reason(self) -> AbortReason | None:
         """Why the handler was asked to end, if it was."""
         return self.signal.reason
+
+
+class JobTime:
+    """A job's time among the timeouts; equal for the same job, so that it can be discarded."""
+
+    __slots__ = ("_expired", "_running")
+
+    def __init__(self, running: Running, expired: Callable[[Running], None]) -> None:
+        self._running = running
+        self._expired = expired
+
+    def expire(self) -> None:
+        self._expired(self._running)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JobTime) and other._running is self._running
+
+    def __hash__(self) -> int:
+        return hash(id(self._running))

@@ -20,7 +20,7 @@ import contextvars
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -30,22 +30,19 @@ from jobq._failure import decode_error, failure
 from jobq._lease import Inquiry, LeaseGroup, Renewer
 from jobq._moments import Moments
 from jobq._nonces import Nonces
-from jobq._running import Running
+from jobq._prune import Pruner
+from jobq._running import JobTime, Running
 from jobq._timeouts import Timeouts
 from jobq.errors import StorageError, StorageUnavailableError
 from jobq.events import Emitter
 from jobq.job import Claim, Settlement, State
 from jobq.signal import AbortReason
-from jobq.storage.contract import LINGER, WORKER_LOST, Claimed, Held, Rescued, Settled, Storage
+from jobq.storage.contract import LINGER, WORKER_LOST, Claimed, Held, Rescued, Settled, Storage, is_remote
 
 IGNORED_AFTER = 1.0
 """Seconds after which a cancelled handler that has not ended counts as one that ignores cancellation."""
 _STOP_GRACE = 0.5
 _SETTLE_GRACE = 0.2
-_PRUNE_EVERY = 15.0
-_PRUNE_IDLE_EVERY = 120.0
-"""Seconds; what a queue without work leaves to prune can wait longer, and thousands of such queues may be idle."""
-_PRUNE_LIMIT = 1000
 _LONGEST_PAUSE = 1.0
 
 current_worker: contextvars.ContextVar[Worker | None] = contextvars.ContextVar("jobq_worker", default=None)
@@ -53,6 +50,16 @@ current_worker: contextvars.ContextVar[Worker | None] = contextvars.ContextVar("
 
 
 _Decision = tuple[Running, Outcome]
+
+
+class _Taken(NamedTuple):
+    """What a claim brought."""
+
+    claims: Sequence[Claim]
+    sent_at: float
+    next_in: float | None
+    full: bool
+    """Whether it brought all that was asked for, so that more may be there."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
@@ -83,6 +90,7 @@ class Worker:
     ) -> None:
         self._storage = storage
         self._namespace = storage.namespace(options.queue)
+        self._remote = is_remote(storage)
         self._executor = executor
         self._options = options
         self._emitter = emitter
@@ -102,6 +110,7 @@ class Worker:
             cancel_asked=lambda running: self._abort(running, "cancelled"),
             stalled=self._loop_stalled,
         )
+        self._pruner = Pruner(self._namespace, queue=options.queue, label=options.worker_id, logger=logger)
         self._inquiry = Inquiry(self._group, self._namespace, self._clock)
         self._running: dict[Running, None] = {}
         """A set in the order of claiming, so that a history can be repeated."""
@@ -115,8 +124,6 @@ class Worker:
         self._lease_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._troubled = False
-        self._worked = False
-        """Whether a job was begun since the last prune."""
         self._unanswered: tuple[str, float] | None = None
         """The nonce of a claim whose outcome is unknown, and when it was first sent."""
         self.until_empty = False
@@ -126,7 +133,7 @@ class Worker:
 
     def start(self) -> None:
         Renewer.of(self._storage).join(self._group, self._storage)
-        self._tasks = [self._loop.create_task(self._consume()), self._loop.create_task(self._prune_now_and_then())]
+        self._tasks = [self._loop.create_task(self._consume()), self._loop.create_task(self._pruner.keep_pruning())]
 
     async def stop(self, timeout: float) -> None:
         """Stop claiming, wait, cancel, give back. Returns within ``timeout`` and one second, whatever handlers do."""
@@ -174,28 +181,65 @@ class Worker:
             raise
 
     async def _claim_jobs(self) -> None:
-        concurrency = self._options.concurrency
         while not self._stopping:
-            free = concurrency - len(self._running)
-            if free <= 0 or self._unsettled > 2 * concurrency:
+            room = self._room()
+            if room <= 0:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
-            nonce, sent_at = self._name_request()
-            claimed = await self._claim(free, nonce)
-            if claimed is None:
-                continue
-            for rescued in claimed.rescued:
-                self._tell_rescued(rescued)
-            claims: Sequence[Claim] = claimed.claims
-            if claims and self._clock.monotonic() >= sent_at + self._options.lease:
-                claims, sent_at = await self._reassure(claims)
-            for claim in claims:
-                self._begin(claim, sent_at)
-            if len(claims) >= free:
-                await asyncio.sleep(0)  # A storage that answers without waiting must not starve the loop.
-            elif not self._stopping:
-                await self._wait_for_work(claimed.next_in)
+            taken = await self._take(room)
+            while taken is not None and taken.full:
+                taken = await self._begin_while_taking_more(taken)
+            if taken is not None:
+                self._begin_all(taken)
+                if not self._stopping:
+                    await self._wait_for_work(taken.next_in)
+
+    def _room(self, taken: int = 0) -> int:
+        """Return how many jobs to claim when so many more were taken.
+
+        With a storage elsewhere it is half of the slots at most, so that the storage is busy with one half while the
+        handlers have the other, instead of each waiting for the other.
+        """
+        concurrency = self._options.concurrency
+        if self._unsettled > 2 * concurrency:
+            return 0
+        return min(concurrency - len(self._running) - taken, (concurrency + 1) // 2 if self._remote else concurrency)
+
+    async def _take(self, limit: int) -> _Taken | None:
+        """Claim some jobs; None after trouble."""
+        nonce, sent_at = self._name_request()
+        claimed = await self._claim(limit, nonce)
+        if claimed is None:
+            return None
+        for rescued in claimed.rescued:
+            self._tell_rescued(rescued)
+        claims: Sequence[Claim] = claimed.claims
+        full = len(claims) >= limit
+        if claims and self._clock.monotonic() >= sent_at + self._options.lease:
+            claims, sent_at = await self._reassure(claims)
+        return _Taken(claims, sent_at, claimed.next_in, full)
+
+    async def _begin_while_taking_more(self, taken: _Taken) -> _Taken | None:
+        """Begin jobs when the claim of the next ones has left; None if there was no such claim."""
+        room = self._room(len(taken.claims))
+        if room <= 0 or not self._remote or self._stopping:
+            self._begin_all(taken)
+            await asyncio.sleep(0)  # A storage that answers without waiting must not starve the loop.
+            return None
+        more = start(self._take(room), self._loop)
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            more.cancel()
+            raise
+        finally:
+            self._begin_all(taken)
+        return await more
+
+    def _begin_all(self, taken: _Taken) -> None:
+        for claim in taken.claims:
+            self._begin(claim, taken.sent_at)
 
     def _name_request(self) -> tuple[str, float]:
         """Return the nonce of the next claim and when it was first sent: the last one's, if nobody knows its outcome.
@@ -294,7 +338,7 @@ class Worker:
         renew_until = math.inf if options.job_timeout is None else now + options.job_timeout
         running = Running(claim, lease_until, renew_until)
         self._running[running] = None
-        self._worked = True
+        self._pruner.needed = True
         if self._stopping:
             self._running.pop(running, None)
             self._decide(running, Outcome(Settlement(claim.id, claim.token, State.QUEUED)))
@@ -303,7 +347,7 @@ class Worker:
         if self._lease_timer is None:
             self._watch_leases()
         if options.job_timeout is not None:
-            running.tick = self._timeouts.add(_JobTime(self, running), options.job_timeout)
+            running.tick = self._timeouts.add(JobTime(running, self._time_is_over), options.job_timeout)
         running.task = task = start(self._run(running), self._loop)
         if running.signal.reason is not None and not self._executor.threaded and not task.done():
             task.cancel()  # Asked for in the handler's first step, when there was no task to cancel yet.
@@ -333,7 +377,7 @@ class Worker:
         if running.reason is None:
             self._abort(running, "job_timeout")
             if not self._executor.threaded:
-                self._timeouts.add(_JobTime(self, running), IGNORED_AFTER)
+                self._timeouts.add(JobTime(running, self._time_is_over), IGNORED_AFTER)
                 return
         start(self._decide_timed_out(running), self._loop)
 
@@ -379,7 +423,7 @@ class Worker:
         running.decided = True
         self._group.held.pop(running.claim.token, None)
         if running.tick >= 0:
-            self._timeouts.discard(_JobTime(self, running), running.tick)
+            self._timeouts.discard(JobTime(running, self._time_is_over), running.tick)
         self._unsettled += 1
         self._settler.put(outcome.settlement, self._settled, (running, outcome))
 
@@ -458,39 +502,3 @@ class Worker:
             timer = self._loop.call_later(left, self._changed.set)
             await self._changed.wait()
             timer.cancel()
-
-    async def _prune_now_and_then(self) -> None:
-        pause = _PRUNE_EVERY
-        while True:
-            await asyncio.sleep(Moments(pause, self._options.worker_id).next_in(self._loop.time()))
-            worked, self._worked = self._worked, False
-            pause = _PRUNE_EVERY if await self._prune() or worked else min(2 * pause, _PRUNE_IDLE_EVERY)
-
-    async def _prune(self) -> bool:
-        """Remove what has lingered; True if there was something."""
-        removed = limit = _PRUNE_LIMIT
-        try:
-            while (removed := await self._namespace.prune(limit)) >= limit:
-                await asyncio.sleep(0.05)  # Claims and settles go first.
-        except StorageError as error:
-            self._logger.info("queue %s: pruning put off: %s", self._options.queue, error)
-        return removed > 0
-
-
-class _JobTime:
-    """A job's time among the timeouts; equal for the same job, so that it can be discarded."""
-
-    __slots__ = ("_running", "_worker")
-
-    def __init__(self, worker: Worker, running: Running) -> None:
-        self._worker = worker
-        self._running = running
-
-    def expire(self) -> None:
-        self._worker._time_is_over(self._running)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _JobTime) and other._running is self._running
-
-    def __hash__(self) -> int:
-        return hash(id(self._running))

@@ -66,15 +66,18 @@ class Stubborn:
 @pytest.mark.parametrize("concurrency", [1, 3, 50])
 @in_loop
 async def test_no_more_handlers_than_slots_run_and_all_slots_are_used(storage: Storage, concurrency: int) -> None:
-    """The bound holds while jobs come and go."""
+    """The first jobs hold their slots until all are taken; then the bound holds while jobs come and go."""
     queue = Queue[Any, Any](storage, concurrency=concurrency)
-    running, most = 0, 0
+    running, most, all_taken = 0, 0, asyncio.Event()
 
     @queue.execute
     async def work(job: Job[Any]) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
+        if running == concurrency:
+            all_taken.set()
+        await all_taken.wait()
         for _ in range(job.payload):
             await asyncio.sleep(0)
         running -= 1

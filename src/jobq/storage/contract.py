@@ -342,3 +342,12 @@ class Storage(Protocol):
     def twin(self) -> Storage | None:
         """Return a second connection to the same data, for another thread's loop; None where there can be none."""
         ...
+
+
+def is_remote(storage: Storage) -> bool:
+    """Return whether a storage's work is done by another program, so that this one can go on meanwhile.
+
+    A storage says so with an attribute ``remote`` that is true. Then a worker asks for the next jobs before it begins
+    those that it was given. In the same program that would only make more and smaller calls.
+    """
+    return bool(getattr(storage, "remote", False))

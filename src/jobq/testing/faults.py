@@ -106,6 +106,8 @@ class FaultyStorage:
     def __init__(self, storage: Storage, plan: Plan) -> None:
         self._storage = storage
         self._plan = plan
+        self.remote = True
+        """As most storages behind a connection are; see `jobq.storage.contract.is_remote`."""
         self._namespaces: dict[str, FaultyNamespace] = {}
         self.calls: Counter[str] = Counter()
         """How often each verb was called."""

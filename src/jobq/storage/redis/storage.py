@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jobq.checks import check_seconds, shown
 from jobq.clock import Clock
@@ -49,6 +49,8 @@ class RedisStorage(Connection):
         allow_eviction: whether to accept a server that may remove jobs when its memory is full.
         clock: replaces the server's clock, in tests.
     """
+
+    remote: ClassVar[bool] = True
 
     def __init__(
         self,
