@@ -20,7 +20,6 @@ from jobq.storage.contract import RESEND_FOR
 T = TypeVar("T")
 A = TypeVar("A")
 
-MOST_ITEMS = 256
 MOST_BYTES = 2**20
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
@@ -43,10 +42,12 @@ class Batcher(Generic[T, A]):
         *,
         clock: Clock,
         size: Callable[[T], int] | None = None,
+        most: int = 256,
     ) -> None:
         self._send = send
         self._clock = clock
         self._size = size
+        self._most = most
         self._loop = asyncio.get_running_loop()
         self._pending: deque[_Entry[T, A]] = deque()
         self._scheduled = False
@@ -110,7 +111,7 @@ class Batcher(Generic[T, A]):
     def _take(self) -> list[_Entry[T, A]]:
         pending, size, total = self._pending, self._size, 0
         batch: list[_Entry[T, A]] = []
-        while pending and len(batch) < MOST_ITEMS:
+        while pending and len(batch) < self._most:
             entry = pending.popleft()
             item, _, _, future = entry
             if future is not None and future.cancelled():

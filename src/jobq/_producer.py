@@ -37,6 +37,7 @@ R = TypeVar("R")
 
 MOST_ATTEMPTS = 1_000_000
 _PRIORITY = 1000
+_MOST_ADDED = 1024
 _QUEUED: EnqueueResult[Any] = EnqueueResult("queued")  # It is always the same, and it cannot be changed.
 
 
@@ -72,7 +73,7 @@ class Producer(Generic[P, R]):
         self._emitter = emitter
         self._clock = clock
         self._adder: Batcher[NewJob, Snapshot | None] = Batcher(
-            namespace.add, clock=clock, size=lambda job: len(job.payload)
+            namespace.add, clock=clock, size=lambda job: len(job.payload), most=_MOST_ADDED
         )
         self._reader: Batcher[Ref, Snapshot | None] = Batcher(namespace.get, clock=clock)
 
@@ -118,17 +119,16 @@ class Producer(Generic[P, R]):
 
     async def enqueue_many(self, items: Sequence[EnqueueItem[P] | tuple[str, P]]) -> list[EnqueueResult[R]]:
         jobs = [self._new_job_of(item) for item in items]
-        futures = [self._adder.submit(job) for job in jobs]
-        try:
-            answers = await asyncio.gather(*futures, return_exceptions=True)
-        except asyncio.CancelledError:
-            for future in futures:
-                future.cancel()
-            raise
+        if not jobs:
+            return []
+        answers = _Answers(len(jobs))
+        for position, job in enumerate(jobs):
+            self._adder.put(job, answers.receive, position, answers.complete)
+        await answers.complete
         results: list[EnqueueResult[R]] = []
-        failed: BaseException | None = None
-        for job, answer in zip(jobs, answers, strict=True):
-            if isinstance(answer, BaseException):
+        failed: Exception | None = None
+        for job, answer in zip(jobs, answers.received, strict=True):
+            if isinstance(answer, Exception):
                 failed = failed or answer
             else:
                 results.append(self.enqueued(job, answer))
@@ -248,3 +248,18 @@ class Producer(Generic[P, R]):
         else:
             waiter.generation = answer.generation
             self._waiters.bind(waiter)
+
+
+class _Answers:
+    """The answers to many adds, for which one future is enough."""
+
+    def __init__(self, count: int) -> None:
+        self.received: list[Snapshot | Exception | None] = [None] * count
+        self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._missing = count
+
+    def receive(self, position: int, answer: Snapshot | Exception | None) -> None:
+        self.received[position] = answer
+        self._missing -= 1
+        if self._missing == 0 and not self.complete.done():
+            self.complete.set_result(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Protocol
 
 from jobq.clock import Clock
@@ -39,6 +40,7 @@ from jobq.storage.redis.records import (
 
 _HELD = (Held.LOST, Held.HELD, Held.CANCEL_ASKED)
 _PAGE = 500
+_ADDED_AT_ONCE = 128
 
 
 class Commands(Protocol):
@@ -74,6 +76,21 @@ class RedisNamespace:
         self._subscribing = asyncio.Lock()
 
     async def add(self, jobs: Sequence[NewJob]) -> Sequence[AddAnswer]:
+        if len(jobs) <= _ADDED_AT_ONCE:
+            return await self._add(jobs)
+        calls: list[asyncio.Task[Sequence[AddAnswer]]] = []
+        try:
+            for first in range(0, len(jobs), _ADDED_AT_ONCE):
+                calls.append(asyncio.create_task(self._add(jobs[first : first + _ADDED_AT_ONCE])))
+                await asyncio.sleep(0)  # It leaves, and the server is busy with it while the next ones are packed.
+            # All are awaited, also if one fails: then all are sent again, and what was added is known by its nonce.
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+        finally:
+            for call in calls:
+                call.cancel()
+        return list(chain.from_iterable(_answered(some) for some in answers))
+
+    async def _add(self, jobs: Sequence[NewJob]) -> Sequence[AddAnswer]:
         if not jobs:
             return []
         arguments: list[Part] = []
@@ -273,3 +290,9 @@ def _chunks(ids: Sequence[str]) -> Iterable[list[str]]:
 
 def _ignore() -> None:
     """Hints were missed: whoever waits reads again within a second anyway."""
+
+
+def _answered(answers: Sequence[AddAnswer] | BaseException) -> Sequence[AddAnswer]:
+    if isinstance(answers, BaseException):
+        raise answers
+    return answers

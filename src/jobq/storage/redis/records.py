@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 from jobq.errors import StorageCorruptError
@@ -163,12 +164,24 @@ def corrupt(id: str, problem: str) -> StorageCorruptError:
 def tail(job: NewJob) -> bytes:
     """Pack a new job's record from its state on; what comes before is known to the server alone."""
     generation = job.nonce.encode()
-    reply = b"" if job.reply_to is None else job.reply_to.encode() + b" "
-    ttl = milli(job.result_ttl)
-    numbers = (NUMBERS[State.QUEUED], 0, 0, 0, job.priority, 0, job.max_attempts, ttl >> 32, ttl & 0xFFFFFFFF)
-    fixed = _TAIL.pack(*numbers, 0, 0, 0, 0)
-    texts = (b"\0\0", len(generation).to_bytes(1, "big"), generation, b"\0\0\0", len(reply).to_bytes(2, "big"), reply)
-    return b"".join((fixed, *texts, b"\0\0\0\0", job.payload))
+    head, reply = _head(job.priority, job.max_attempts, job.result_ttl), _reply(job.reply_to)
+    return b"".join((head, len(generation).to_bytes(1, "big"), generation, reply, job.payload))
+
+
+# Most jobs of a producer have these in common.
+
+
+@lru_cache(256)
+def _head(priority: int, max_attempts: int, result_ttl: float) -> bytes:
+    ttl = milli(result_ttl)
+    numbers = (NUMBERS[State.QUEUED], 0, 0, 0, priority, 0, max_attempts, ttl >> 32, ttl & 0xFFFFFFFF)
+    return _TAIL.pack(*numbers, 0, 0, 0, 0) + b"\0\0"
+
+
+@lru_cache(256)
+def _reply(address: str | None) -> bytes:
+    reply = b"" if address is None else address.encode() + b" "
+    return b"".join((b"\0\0\0", len(reply).to_bytes(2, "big"), reply, b"\0\0\0\0"))
 
 
 def token_text(token: bytes) -> str:
