@@ -48,6 +48,29 @@ async def test_forty_jobs_run_once_each_whatever_is_lost(
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("part", [1, 2, 8])
+@in_loop
+async def test_a_thousand_jobs_of_one_call_are_added_once_each_in_their_order(
+    valkey_server: Server, start: Starter, key_prefix: str, direction: str, part: int
+) -> None:
+    """They travel in parts, and one of those is lost; each is new to the caller, and keeps its place."""
+    proxy = start.proxy(valkey_server.port)
+    ids = [f"job-{number}" for number in range(1000)]
+    started: list[str] = []
+    async with Queue[int, int](RedisStorage(proxy.url, key_prefix=key_prefix)) as producer:
+        fault = getattr(proxy, direction)(when=of_verb("add"), nth=part)
+        answers = await producer.enqueue_many([(id, number) for number, id in enumerate(ids)])
+        assert fault.done == 1
+        assert {answer.status for answer in answers} == {"queued"}
+
+        async with Work(RedisStorage(valkey_server.url, key_prefix=key_prefix)) as work:
+            work.queue.on("completed", lambda id, result: started.append(id))
+            await eventually(lambda: len(started) == 1000, "all jobs")
+            assert work.runs == dict.fromkeys(ids, 1)
+    assert started == ids
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @in_loop
 async def test_a_lost_renewal_costs_no_lease(
     valkey_server: Server, start: Starter, key_prefix: str, direction: str

@@ -28,6 +28,8 @@ _DOUBTED_AFTER = 1.0
 """Seconds that a reply must be owed for the server to be doubted, and between two doubts."""
 _PULSE = 2.0
 """Seconds after which a connection with nothing to send asks."""
+_LARGE = 8192
+"""Bytes of a command that is sent at once, and not together with what else is asked for in a turn of the loop."""
 _PING: Command = ("PING",)
 _RENEWED_AFTER = 1.0
 """Seconds that a connection must be old to be given up on suspicion."""
@@ -149,9 +151,12 @@ class Link:
             self._buffer.append(pack(after))
             self._waiting.append(self._loop.create_future())
         reply: asyncio.Future[Any] = self._loop.create_future()
-        self._buffer.append(pack(command))
+        packed = pack(command)
+        self._buffer.append(packed)
         self._waiting.append(reply)
-        if not self._flushing:
+        if len(packed) >= _LARGE:
+            self._flush()  # The server is busy with it while the rest of this turn is done.
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
         return reply

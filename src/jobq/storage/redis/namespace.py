@@ -78,16 +78,11 @@ class RedisNamespace:
     async def add(self, jobs: Sequence[NewJob]) -> Sequence[AddAnswer]:
         if len(jobs) <= _ADDED_AT_ONCE:
             return await self._add(jobs)
-        calls: list[asyncio.Task[Sequence[AddAnswer]]] = []
-        try:
-            for first in range(0, len(jobs), _ADDED_AT_ONCE):
-                calls.append(asyncio.create_task(self._add(jobs[first : first + _ADDED_AT_ONCE])))
-                await asyncio.sleep(0)  # It leaves, and the server is busy with it while the next ones are packed.
-            # All are awaited, also if one fails: then all are sent again, and what was added is known by its nonce.
-            answers = await asyncio.gather(*calls, return_exceptions=True)
-        finally:
-            for call in calls:
-                call.cancel()
+        # All parts begin in one turn of the loop, so that they leave over one connection in their order. The server does
+        # one after the other, and the answers of the first are read while it does the next.
+        parts = [self._add(jobs[first : first + _ADDED_AT_ONCE]) for first in range(0, len(jobs), _ADDED_AT_ONCE)]
+        # All are awaited, also if one fails: then all are sent again, and what was added is known by its nonce.
+        answers = await asyncio.gather(*parts, return_exceptions=True)
         return list(chain.from_iterable(_answered(some) for some in answers))
 
     async def _add(self, jobs: Sequence[NewJob]) -> Sequence[AddAnswer]:
