@@ -75,6 +75,7 @@ class World:
         """Stop a process, but not while it holds the database's write lock, which would stop everybody."""
         while True:
             process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # With all threads.
             (path,) = self.directory.glob("*.sqlite3")
             with closing(sqlite3.connect(path, timeout=0.5, isolation_level=None)) as connection:
                 try:

@@ -78,8 +78,8 @@ class RedisNamespace:
     async def add(self, jobs: Sequence[NewJob]) -> Sequence[AddAnswer]:
         if len(jobs) <= _ADDED_AT_ONCE:
             return await self._add(jobs)
-        # All parts begin in one turn of the loop, so that they leave over one connection in their order. The server does
-        # one after the other, and the answers of the first are read while it does the next.
+        # All parts begin in one turn of the loop, so that they leave over one connection in their order. The server is
+        # busy with the first while the next ones are packed, and with the last while the first answers are read.
         parts = [self._add(jobs[first : first + _ADDED_AT_ONCE]) for first in range(0, len(jobs), _ADDED_AT_ONCE)]
         # All are awaited, also if one fails: then all are sent again, and what was added is known by its nonce.
         answers = await asyncio.gather(*parts, return_exceptions=True)
