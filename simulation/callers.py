@@ -33,7 +33,7 @@ class Callers:
         if not await world.start(queue.start):
             return
         process = _Process(queue)
-        until = world.now() + rng.choice((0.3, 1.0, 2.0)) * rng.random() * world.lasting
+        until = world.now() + rng.choice((0.3, 1.0, 2.0)) * rng.random() * world.whole
         while world.weather_is_bad and world.now() < until:
             errand = asyncio.create_task(self._errand(process, rng.choice(ACTS)))
             process.errands[errand] = None

@@ -116,6 +116,8 @@ class Node(FaultyStorage):
         super().__init__(storage, weather)
         self.weather = weather
         self.machine = clock
+        self.label = ""
+        """Its name for people, which also decides when its idle workers look."""
         self.death: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._forsaken: list[object] = []
         """What will not happen any more; kept, so that whoever waits for it is not taken for lost."""

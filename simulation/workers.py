@@ -33,7 +33,7 @@ class Workers:
             for _ in range(rng.choice((1, 1, 2))):
                 if not await world.start(queue.start):
                     return
-                await world.spell(rng.choice((0.3, 3.0, world.lasting)) * rng.random())
+                await world.spell(rng.choice((0.3, 3.0, world.whole)) * rng.random())
                 if rng.random() < 0.3:
                     node.die()
                     return

@@ -38,8 +38,9 @@ class World:
 
     def __init__(self, seed: int, lasting: float | None = None) -> None:
         self.rng = random.Random(seed)
-        drawn = self.rng.choice(LASTING)
-        self.lasting = drawn if lasting is None else lasting
+        self.whole = self.rng.choice(LASTING)
+        self.lasting = self.whole if lasting is None else lasting
+        """What happens is drawn by how long the weather would be bad as a whole, so that a part of it begins alike."""
         self.notes = Notes()
         self.now = self.notes.now
         self.write = self.notes.write
@@ -132,6 +133,7 @@ class World:
         dies_at = self.rng.randrange(2, 120) / 2 if self.weather_is_bad and self.rng.random() < 0.3 else None
         node = Node(self.storage, weather, NodeClock(self.rng), dies_at)
         node.remote = self.rng.random() < 0.5
+        node.label = f"process-{len(self.nodes)}"
         self.nodes.append(node)
         return node
 
@@ -139,6 +141,7 @@ class World:
         queue = Queue[Any, Any](
             node,
             name=name,
+            worker_id=node.label,
             concurrency=self.rng.choice((1, 3, 10)),
             block_timeout=self.block,
             visibility_timeout=self.lease,

@@ -65,12 +65,17 @@ async def test_it_resumes_within_two_seconds_and_says_each_thing_once(
     said = (await asyncio.to_thread(worker.communicate))[1].splitlines()
 
     assert worker.returncode == 0
-    assert len(said) == 4, said
-    assert said[0].startswith(f"{server.url} is unavailable")
-    assert said[1].startswith("jobq: "), "what an error event tells if nobody listens"
-    assert "is unavailable" in said[1]
-    assert any("is back after" in line for line in said[2:])
-    assert any("the storage answers again" in line for line in said[2:])
+    by_storage = [line for line in said if line.startswith(server.url)]
+    by_queue = [line for line in said if line not in by_storage]
+    assert len(by_storage) == 2, said
+    assert " is unavailable" in by_storage[0]
+    assert " is back after" in by_storage[1]
+    # A frozen server is noticed after 5 s only, and what is then sent again is answered in time.
+    assert len(by_queue) == 2 or (how == "frozen" and not by_queue), said
+    if by_queue:
+        assert by_queue[0].startswith("jobq: "), "what an error event tells if nobody listens"
+        assert " is unavailable" in by_queue[0]
+        assert "the storage answers again" in by_queue[1]
 
 
 async def _runs(queue: Queue[int, int]) -> bool:
