@@ -39,7 +39,7 @@ class Load:
         self.cluster = cluster
         self.name, self.slot = queue_at(cluster, cluster.nodes[0])
         options: dict[str, Any] = {"name": self.name, "visibility_timeout": 3.0}
-        self.workers = [Work(RedisStorage(cluster.url), seconds=0.01, **options) for _ in range(2)]
+        self.workers = [Work(RedisStorage(cluster.url), seconds=0.04, **options) for _ in range(2)]
         self.producer = Work(RedisStorage(cluster.url), handles=False, **options)
         self.ids = names(JOBS)
         self.completed: list[str] = []

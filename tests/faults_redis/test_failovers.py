@@ -78,8 +78,8 @@ async def test_a_new_master_takes_over_two_thousand_jobs_in_the_middle(
 ) -> None:
     """Every job is completed, once; each caller is answered; workers go on as soon as there is a master."""
     ids, url = names(JOBS), own_sentinel_group.url
-    first = Work(RedisStorage(url), seconds=0.01, visibility_timeout=3.0)
-    second = Work(RedisStorage(url), seconds=0.01, visibility_timeout=3.0)
+    first = Work(RedisStorage(url), seconds=0.03, visibility_timeout=3.0)
+    second = Work(RedisStorage(url), seconds=0.03, visibility_timeout=3.0)
     completed = first.events["completed"] = second.events["completed"] = []
     async with first, second, Work(RedisStorage(url), handles=False) as producer:
         callers = [asyncio.create_task(ask(producer, ids, number)) for number in range(CALLERS)]
