@@ -13,6 +13,8 @@ _EVERY = 15.0
 _IDLE_EVERY = 120.0
 """Seconds; what a queue without work leaves to prune can wait longer, and thousands of such queues may be idle."""
 _LIMIT = 1000
+_PAUSE = 0.05
+"""Seconds between two parts, for claims and settles go first."""
 
 
 class Pruner:
@@ -35,11 +37,20 @@ class Pruner:
             pause = _EVERY if await self._prune() or needed else min(2 * pause, _IDLE_EVERY)
 
     async def _prune(self) -> bool:
-        """Remove what has lingered; True if there was something."""
-        removed = _LIMIT
+        """Remove what has lingered; False if there was nothing."""
         try:
-            while (removed := await self._namespace.prune(_LIMIT)) >= _LIMIT:
-                await asyncio.sleep(0.05)  # Claims and settles go first.
+            return await prune(self._namespace)
         except StorageError as error:
             self._logger.info("queue %s: pruning put off: %s", self._queue, error)
-        return removed > 0
+            return True
+
+
+async def prune(namespace: Namespace) -> bool:
+    """Remove all that has lingered in a queue, some at a time; False if there was nothing."""
+    found = False
+    while removed := await namespace.prune(_LIMIT):
+        found = True
+        if removed < _LIMIT:
+            break
+        await asyncio.sleep(_PAUSE)
+    return found

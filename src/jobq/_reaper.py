@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Callable
 
 from jobq._batch import resend
+from jobq._prune import prune
 from jobq.clock import Clock
 from jobq.errors import StorageError
 from jobq.storage.contract import Namespace, Rescued
 
 _LIMIT = 256
-_PRUNE_LIMIT = 1000
 _PRUNE_EVERY = 10.0
 _PAUSE_ON_ERROR = 0.5
 
@@ -68,5 +68,4 @@ class Reaping:
         if now < self._prune_at:
             return
         self._prune_at = now + _PRUNE_EVERY
-        while await self._namespace.prune(_PRUNE_LIMIT) >= _PRUNE_LIMIT:
-            await asyncio.sleep(0.01)
+        await prune(self._namespace)

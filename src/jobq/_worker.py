@@ -312,7 +312,7 @@ class Worker:
         timeout = min(self._looks.next_in(self._loop.time()), longest)
         self._idle = self._loop.create_task(self._namespace.wait_for_work(timeout))
         try:
-            return await self._idle is not False
+            return await self._idle is not False  # A storage that says nothing has not looked.
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

@@ -56,7 +56,7 @@ async def test_a_thousand_jobs_of_one_call_are_added_once_each_in_their_order(
     """They travel in parts, and one of those is lost; each is new to the caller, and keeps its place."""
     proxy = start.proxy(valkey_server.port)
     ids = [f"job-{number}" for number in range(1000)]
-    started: list[str] = []
+    completed: list[str] = []
     async with Queue[int, int](RedisStorage(proxy.url, key_prefix=key_prefix)) as producer:
         fault = getattr(proxy, direction)(when=of_verb("add"), nth=part)
         answers = await producer.enqueue_many([(id, number) for number, id in enumerate(ids)])
@@ -64,10 +64,10 @@ async def test_a_thousand_jobs_of_one_call_are_added_once_each_in_their_order(
         assert {answer.status for answer in answers} == {"queued"}
 
         async with Work(RedisStorage(valkey_server.url, key_prefix=key_prefix)) as work:
-            work.queue.on("completed", lambda id, result: started.append(id))
-            await eventually(lambda: len(started) == 1000, "all jobs")
+            work.queue.on("completed", lambda id, result: completed.append(id))
+            await eventually(lambda: len(completed) == 1000, "all jobs")
             assert work.runs == dict.fromkeys(ids, 1)
-    assert started == ids
+    assert completed == ids
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

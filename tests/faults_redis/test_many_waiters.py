@@ -48,7 +48,6 @@ async def test_each_of_ten_thousand_waiters_is_answered_soon_after_its_job_has_e
 ) -> None:
     server = server_with_workers
     answered: dict[str, float] = {}
-    killed: list[int] = []
     most = 0
 
     async def kill() -> None:
@@ -58,7 +57,7 @@ async def test_each_of_ten_thousand_waiters_is_answered_soon_after_its_job_has_e
             await eventually(partial(reached, answered, share * WAITERS // 6), "answers", within=40)
             most = max(most, len([line for line in server.command("CLIENT", "LIST").splitlines() if pid in line]))
             kill_subscription = partial(kill_clients, server, f"jobq-channels-{os.getpid()}")
-            killed.append(await eventually(kill_subscription, "subscription to kill"))
+            await eventually(kill_subscription, "subscription to kill")
 
     pid = f"-{os.getpid()} "
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -72,7 +71,6 @@ async def test_each_of_ten_thousand_waiters_is_answered_soon_after_its_job_has_e
         await asyncio.gather(kill(), *(wait(number) for number in range(WAITERS)))
         statuses = await asyncio.gather(*(queue.get_status(id) for id in answered))
 
-        assert len(killed) == 5
         assert 0 < most <= 4
         late = [
             (status.id, answered[status.id] - status.finished_at)
