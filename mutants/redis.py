@@ -237,7 +237,7 @@ REDIS = (
         "redis-completed-record-kept",
         "storage/redis/settle.lua",
         "results are never removed, and the server fills up",
-        "redis.call('SET', keys[n], raw, 'PX', string.format('%.0f', term + LINGER / 1000 - now))",
+        "redis.call('SET', keys[n], raw, 'PX', px)",
         "redis.call('SET', keys[n], raw)",
         ("tests/outside/test_redis_expiry.py::test_a_server_keeps_a_record_until_it_has_expired_and_lingered[valkey]",),
     ),

@@ -4,17 +4,25 @@ local news = {}
 
 -- Tells those who asked for these jobs: one message to each address, with its secret and all its news.
 local function tell(raws)
-  local letters, order = {}, {}
+  local letters, order, known = {}, {}, {}
   for _, item in ipairs(news) do
     local id, raw = item[3], raws[item[3]]
     local small = item[5] <= PUSHED_RESULT_LIMIT and #raw <= 2 * PUSHED_RESULT_LIMIT
     local line = {item[2], id, item[4], small and raw or ''}
-    for address in string.gmatch(item[1], '[^ ]+') do
-      if not letters[address] then
-        letters[address] = {}
-        order[#order + 1] = address
+    local readers = known[item[1]]
+    if not readers then -- Most jobs of a batch have the same one.
+      readers = {}
+      for address in string.gmatch(item[1], '[^ ]+') do
+        if not letters[address] then
+          letters[address] = {}
+          order[#order + 1] = address
+        end
+        readers[#readers + 1] = letters[address]
       end
-      letters[address][#letters[address] + 1] = line
+      known[item[1]] = readers
+    end
+    for _, letter in ipairs(readers) do
+      letter[#letter + 1] = line
     end
   end
   for _, address in ipairs(order) do

@@ -14,7 +14,7 @@ import msgspec
 
 from jobq.errors import StorageError
 from jobq.storage.contract import Hint, HintKind
-from jobq.storage.redis.records import HINT_KINDS, decode
+from jobq.storage.redis.records import HINT_KINDS, read_snapshot
 
 _TOLD = (HintKind.SETTLED, HintKind.CANCELLED)
 
@@ -83,4 +83,4 @@ def _told(number: int, id: str, generation: str, raw: msgspec.Raw) -> Hint | Non
         return None
     packed = bytes(raw)
     record = packed[_HEADS.get(packed[0], 1) :]
-    return Hint(kind, id, generation, decode(id, record).snapshot(id) if record else None)
+    return Hint(kind, id, generation, read_snapshot(id, record) if record else None)

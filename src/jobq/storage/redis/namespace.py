@@ -31,9 +31,10 @@ from jobq.storage.redis.records import (
     STATES,
     TOKEN_SIZE,
     corrupt,
-    decode,
     micro,
     milli,
+    read_claim,
+    read_snapshot,
     tail,
     token_bytes,
 )
@@ -103,7 +104,7 @@ class RedisNamespace:
             # The script reads only the head of a record. If the rest is damaged, the job is left to its lease, and
             # whoever reads it is told; the others of this claim must not be lost with it.
             with suppress(StorageCorruptError):
-                claims.append(decode(text(id), raw).claim(text(id)))
+                claims.append(read_claim(text(id), raw))
         return Claimed(claims, _rescued(rescued), _seconds(next_in))
 
     async def extend(self, claims: Sequence[tuple[str, str]], lease: float) -> Sequence[HeldAnswer]:
@@ -223,7 +224,7 @@ class RedisNamespace:
         if isinstance(answer, list):
             return _problem(id, answer)
         try:
-            return decode(id, answer).snapshot(id) if answer else None
+            return read_snapshot(id, answer) if answer else None
         except StorageCorruptError as error:
             return error
 

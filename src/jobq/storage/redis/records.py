@@ -34,7 +34,7 @@ _MICRO = 1e6
 
 
 class Record(NamedTuple):
-    """One record; instants are ms since 1970, durations are ms, and 0 is what is not set."""
+    """A record's fields, in their order; instants are ms since 1970, durations are ms, and 0 is what is not set."""
 
     format: int
     created: int
@@ -66,92 +66,86 @@ class Record(NamedTuple):
     """The result, or the error of the last attempt."""
     payload: bytes
 
-    def claim(self, id: str) -> Claim:
-        return Claim(
-            id,
-            token_text(self.token),
-            self.generation,
-            self.payload,
-            self.attempts,
-            self.max_attempts,
-            self.created / _MILLI,
-            self.result_ttl / _MILLI,
-        )
 
-    def snapshot(self, id: str) -> Snapshot:
-        state = STATES[self.state - 1]
-        outcome = self.outcome if self.has_outcome else None
-        completed = state is State.COMPLETED
-        return Snapshot(
-            id,
-            self.generation,
-            state,
-            self.attempts,
-            self.max_attempts,
-            self.created / _MILLI,
-            self.term / _MILLI if state.waiting and self.term else self.place / _MICRO,
-            self.result_ttl / _MILLI,
-            self.priority,
-            self.started / _MILLI if self.started else None,
-            self.finished / _MILLI if self.finished else None,
-            self.term / _MILLI if state.terminal else None,
-            outcome if completed else None,
-            None if completed else outcome,
-            self.worker or None,
-            bool(self.cancel_asked),
-        )
-
-
-def decode(id: str, raw: bytes) -> Record:
-    """Read a record.
+def read_claim(id: str, raw: bytes) -> Claim:
+    """Read the record of a job that was just claimed.
 
     Raises:
         StorageCorruptError: it is damaged, or written by a newer version.
     """
     try:
-        # What has 6 or 7 bytes is read in pieces of 1, 2 and 4. Every job is read here, twice, hence the long hand.
-        numbers = _FIXED.unpack_from(raw)
-        form, created2, created, place3, place2, place, term2, term = numbers[:8]
-        state, cancel_asked, settled_as, has_outcome, priority, attempts, max_attempts = numbers[8:15]
-        ttl2, ttl, started2, started, finished2, finished = numbers[15:]
-        if form != FORMAT or not 1 <= state <= len(STATES):
-            raise ValueError(f"it has the format {form} and the state {state}")
-        start = _FIXED.size
-        token = start + 1 + raw[start]
-        worker = token + 1 + raw[token]
-        generation = worker + 1 + raw[worker]
-        settled = generation + 1 + raw[generation]
-        recent = settled + 2 + (raw[settled] << 8 | raw[settled + 1])
-        replies = recent + 2 + (raw[recent] << 8 | raw[recent + 1])
-        outcome = replies + 4 + int.from_bytes(raw[replies : replies + 4], "big")
-        if outcome > len(raw):
-            raise ValueError("its end is missing")
-        return Record(
-            form,
-            created2 << 32 | created,
-            place3 << 48 | place2 << 32 | place,
-            term2 << 32 | term,
-            state,
-            cancel_asked,
-            settled_as,
-            has_outcome,
-            priority,
-            attempts,
-            max_attempts,
-            ttl2 << 32 | ttl,
-            started2 << 32 | started,
-            finished2 << 32 | finished,
-            raw[start + 1 : token],
-            raw[token + 1 : worker].decode(),
+        numbers, (token, worker, generation, _, outcome) = _parse(raw)
+        return Claim(
+            id,
+            token_text(raw[_FIXED.size + 1 : token]),
             raw[worker + 1 : generation].decode(),
-            raw[generation + 1 : settled],
-            raw[settled + 2 : recent],
-            raw[recent + 2 : replies],
-            raw[replies + 4 : outcome],
             raw[outcome:],
+            numbers[13],
+            numbers[14],
+            (numbers[1] << 32 | numbers[2]) / _MILLI,
+            (numbers[15] << 32 | numbers[16]) / _MILLI,
         )
     except (struct.error, ValueError, IndexError) as error:
         raise corrupt(id, str(error)) from None
+
+
+def read_snapshot(id: str, raw: bytes) -> Snapshot:
+    """Read the record of a job that somebody asked for, or was told of.
+
+    Raises:
+        StorageCorruptError: it is damaged, or written by a newer version.
+    """
+    try:
+        numbers, (token, worker, generation, replies, outcome) = _parse(raw)
+        created2, created, place3, place2, place, term2, term = numbers[1:8]
+        state, cancel_asked, _, has_outcome, priority, attempts, max_attempts = numbers[8:15]
+        ttl2, ttl, started2, started, finished2, finished = numbers[15:]
+        found, until, began, ended = (
+            STATES[state - 1],
+            term2 << 32 | term,
+            started2 << 32 | started,
+            finished2 << 32 | finished,
+        )
+        result = raw[replies + 4 : outcome] if has_outcome else None
+        completed = found is State.COMPLETED
+        return Snapshot(
+            id,
+            raw[worker + 1 : generation].decode(),
+            found,
+            attempts,
+            max_attempts,
+            (created2 << 32 | created) / _MILLI,
+            until / _MILLI if until and found.waiting else (place3 << 48 | place2 << 32 | place) / _MICRO,
+            (ttl2 << 32 | ttl) / _MILLI,
+            priority,
+            began / _MILLI if began else None,
+            ended / _MILLI if ended else None,
+            until / _MILLI if found.terminal else None,
+            result if completed else None,
+            None if completed else result,
+            raw[token + 1 : worker].decode() or None,
+            bool(cancel_asked),
+        )
+    except (struct.error, ValueError, IndexError) as error:
+        raise corrupt(id, str(error)) from None
+
+
+def _parse(raw: bytes) -> tuple[tuple[int, ...], tuple[int, int, int, int, int]]:
+    """Return the numbers of a record, and where its token, worker, generation, replies and outcome end."""
+    # Numbers of 6 or 7 bytes are read in pieces of 1, 2 and 4. Every job is read here, twice, hence the long hand.
+    numbers = _FIXED.unpack_from(raw)
+    if numbers[0] != FORMAT or not 1 <= numbers[8] <= len(STATES):
+        raise ValueError(f"it has the format {numbers[0]} and the state {numbers[8]}")
+    token = _FIXED.size + 1 + raw[_FIXED.size]
+    worker = token + 1 + raw[token]
+    generation = worker + 1 + raw[worker]
+    settled = generation + 1 + raw[generation]
+    recent = settled + 2 + (raw[settled] << 8 | raw[settled + 1])
+    replies = recent + 2 + (raw[recent] << 8 | raw[recent + 1])
+    outcome = replies + 4 + int.from_bytes(raw[replies : replies + 4])
+    if outcome > len(raw):
+        raise ValueError("its end is missing")
+    return numbers, (token, worker, generation, replies, outcome)
 
 
 def corrupt(id: str, problem: str) -> StorageCorruptError:
@@ -200,6 +194,7 @@ def token_bytes(text: str) -> bytes:
         return b""
 
 
+@lru_cache(256)  # The same few durations over and over.
 def milli(seconds: float) -> int:
     """Return a duration in ms, at least as long as it is."""
     return math.ceil(round(seconds * _MICRO) / _MICRO * _MILLI)
