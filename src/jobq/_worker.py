@@ -120,7 +120,9 @@ class Worker:
         self._stop_at = 0.0
         self._ended = False
         self._changed = asyncio.Event()
-        self._idle: asyncio.Task[bool] | None = None
+        self._asleep = False
+        self._awakened = False
+        """Whether it was us who cancelled the claimer, and only to end its sleep."""
         self._lease_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._troubled = False
@@ -140,8 +142,7 @@ class Worker:
         self._stop_at = self._loop.time() + timeout
         self._stopping = True
         self._changed.set()
-        if self._idle is not None:
-            self._idle.cancel()
+        self._awaken()
         claimer, pruner = self._tasks
         pruner.cancel()
         claimer.add_done_callback(lambda _: self._changed.set())
@@ -310,23 +311,32 @@ class Worker:
     async def _sleep(self, longest: float) -> bool:
         """Sleep until the next look at the latest; False if the next sleep begins with that look."""
         timeout = min(self._looks.next_in(self._loop.time()), longest)
-        self._idle = self._loop.create_task(self._namespace.wait_for_work(timeout))
+        self._asleep = True
         try:
-            return await self._idle is not False  # A storage that says nothing has not looked.
+            return await self._namespace.wait_for_work(timeout) is not False  # One that says nothing has not looked.
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if not self._awakened or self._tasks[0].cancelling() > 1:
                 raise
         except Exception as error:
+            self._asleep = False
             await self._sit_out(error)
         finally:
-            self._idle = None
+            self._asleep = False
+            if self._awakened:
+                self._awakened = False
+                self._tasks[0].uncancel()
         return True
+
+    def _awaken(self) -> None:
+        """End a sleep at once, by a cancel of the claimer: a task for each sleep would cost idle queues a fifth."""
+        if self._asleep and not self._awakened:
+            self._awakened = True
+            self._tasks[0].cancel()
 
     @property
     def _abandoned(self) -> bool:
         """Whether the loop is being torn down under a queue that nobody stopped."""
-        return not self._stopping and (self._tasks[0].done() or self._tasks[0].cancelling() > 0)
+        return not self._stopping and (self._tasks[0].done() or self._tasks[0].cancelling() > self._awakened)
 
     # Running.
 
@@ -434,8 +444,8 @@ class Worker:
         self._unsettled -= 1
         if self._unsettled == 0 or self._unsettled == 2 * self._options.concurrency:
             self._changed.set()
-        if self.until_empty and self._idle is not None and not self._unsettled and not self._running:
-            self._idle.cancel()  # What was left may have been our own: look again.
+        if self.until_empty and not self._unsettled and not self._running:
+            self._awaken()  # What was left may have been our own: look again.
         id = running.claim.id
         if answer is Settled.APPLIED:
             self._tell(id, outcome, running.claim.attempts)

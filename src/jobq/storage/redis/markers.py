@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -39,7 +39,13 @@ _ELSEWHERE = ("UNBLOCKED", "READONLY", "MASTERDOWN", "LOADING", "MOVED", "ASK", 
 
 class _Waiter(NamedTuple):
     woken: asyncio.Future[bool]
-    deadline: float
+    deadline: int
+    """In ms of the loop's clock."""
+
+
+class _Alarm(NamedTuple):
+    timer: asyncio.TimerHandle
+    waiters: set[_Waiter]
 
 
 class Markers:
@@ -62,7 +68,9 @@ class Markers:
         """Pushes a marker that nobody here needs."""
         self._refused = refused
         """Told of a server's error reply."""
-        self._waiters: dict[str, deque[_Waiter]] = {}
+        self._waiters: dict[str, list[_Waiter]] = {}
+        self._alarms: dict[int, _Alarm] = {}
+        """By deadline: a thousand idle queues, whose time is over at one moment, need one timer."""
         self._round: frozenset[str] = frozenset()
         """The lists of the BLPOP that is on its way; empty if there is none."""
         self._rounds = 0
@@ -87,9 +95,9 @@ class Markers:
             False when the time is over; True if a marker was popped for this call, or may have been.
         """
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(loop.create_future(), loop.time() + timeout)
-        timer = loop.call_later(timeout, _wake, waiter, False)
-        self._waiters.setdefault(key, deque()).append(waiter)
+        waiter = _Waiter(loop.create_future(), math.ceil((loop.time() + timeout) * 1000))
+        self._set_alarm(waiter, loop)
+        self._waiters.setdefault(key, []).append(waiter)
         self._join(key)
         try:
             return await waiter.woken
@@ -98,8 +106,8 @@ class Markers:
                 self._hand_on(key)
             raise
         finally:
-            timer.cancel()
             self._leave(key, waiter)
+            self._unset_alarm(waiter)
 
     def renew(self) -> None:
         """Connect anew, since the server is no longer the right one."""
@@ -133,6 +141,25 @@ class Markers:
         if not self._round:
             keeper.cancel()  # It only waits for a connection or for somebody who waits.
         return {keeper, *self._errands}
+
+    def _set_alarm(self, waiter: _Waiter, loop: asyncio.AbstractEventLoop) -> None:
+        alarm = self._alarms.get(waiter.deadline)
+        if alarm is None:
+            timer = loop.call_at(waiter.deadline / 1000, self._ring, waiter.deadline)
+            alarm = self._alarms[waiter.deadline] = _Alarm(timer, set())
+        alarm.waiters.add(waiter)
+
+    def _unset_alarm(self, waiter: _Waiter) -> None:
+        alarm = self._alarms.get(waiter.deadline)
+        if alarm is not None:
+            alarm.waiters.discard(waiter)
+            if not alarm.waiters:
+                alarm.timer.cancel()
+                del self._alarms[waiter.deadline]
+
+    def _ring(self, deadline: int) -> None:
+        for waiter in self._alarms.pop(deadline).waiters:
+            _wake(waiter, False)
 
     def _join(self, key: str) -> None:
         if self._keeper is None and not self._closing:
@@ -198,7 +225,7 @@ class Markers:
             if not self._waiters:
                 await self._wanted.wait()
                 continue
-            longest = max(waiter.deadline for waiters in self._waiters.values() for waiter in waiters)
+            longest = max(self._alarms, default=0) / 1000
             lasting = round(min(LONGEST_ROUND, max(_SHORTEST_ROUND, longest - loop.time())), 3)
             command: Command = ("BLPOP", *self._lists(), lasting)
             self._round, self._interrupted = frozenset(self._waiters), False
