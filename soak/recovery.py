@@ -16,6 +16,7 @@ class Orphan(NamedTuple):
 
     number: int
     token: int
+    attempt: int
     killed_at: int
 
 
@@ -36,17 +37,18 @@ class Orphans:
     """Follows one worker's lines: what it had begun and not settled is an orphan if it is killed."""
 
     def __init__(self) -> None:
-        self._running: dict[int, int] = {}
+        self._running: dict[int, tuple[int, int]] = {}
+        """By number, token and attempt."""
 
     def follow(self, line: Line) -> None:
         if line.fact == "start":
-            self._running[int(line.values[0])] = int(line.values[1])
+            self._running[int(line.values[0])] = int(line.values[1]), int(line.values[2])
         elif line.fact in _ENDS:
             self._running.pop(int(line.values[0]), None)
 
     def left(self, killed_at: int) -> Iterator[Orphan]:
-        for number, token in self._running.items():
-            yield Orphan(number, token, killed_at)
+        for number, (token, attempt) in self._running.items():
+            yield Orphan(number, token, attempt, killed_at)
 
 
 class Quiet:
@@ -65,35 +67,23 @@ class Quiet:
         return before == 0 or self._latest[before - 1] < begin
 
 
-def recoveries(orphans: Iterable[Orphan], audit: Sequence[Source], quiet: Quiet, grace: int) -> list[Recovery]:
+def recoveries(orphans: Sequence[Orphan], audit: Sequence[Source], quiet: Quiet, grace: int) -> list[Recovery]:
     """Find the next start of each orphan.
 
     The quiet must have begun so many microseconds, ``grace``, before the kill: what a storage in trouble delayed is
-    still late for a while.
+    still late for a while. A claim counts as an attempt, so one that was made in between and came to nothing is seen.
     """
-    waiting: dict[int, list[Orphan]] = {}
-    for orphan in orphans:
-        waiting.setdefault(orphan.number, []).append(orphan)
-    starts = _instants("start", audit, waiting)
-    rescues = [_instants("stalled", [source], waiting) for source in audit if source.role == "reaper"]
-    found = []
-    for number, several in waiting.items():
-        for orphan in several:
-            later = [instant for instant in starts[number] if instant > orphan.killed_at]
-            if later:
-                started_at = min(later)
-                disturbed = not quiet.between(orphan.killed_at - grace, started_at)
-                rescued = (sum(orphan.killed_at < at < started_at for at in told[number]) for told in rescues)
-                found.append(Recovery(orphan, started_at, disturbed or max(rescued, default=0) > 1))
-    return found
-
-
-def _instants(fact: str, audit: Iterable[Source], numbers: Iterable[int]) -> dict[int, list[int]]:
-    """Return when a fact about some jobs was noted."""
-    found: dict[int, list[int]] = {number: [] for number in numbers}
+    starts: dict[int, list[tuple[int, int]]] = {orphan.number: [] for orphan in orphans}
     for source in audit:
-        if source.role in ("worker", "reaper"):
+        if source.role == "worker":
             for line in source.lines():
-                if line.fact == fact and (instants := found.get(int(line.values[0]))) is not None:
-                    instants.append(line.instant)
+                if line.fact == "start" and (known := starts.get(int(line.values[0]))) is not None:
+                    known.append((line.instant, int(line.values[2])))
+    found = []
+    for orphan in orphans:
+        later = [start for start in starts[orphan.number] if start[0] > orphan.killed_at]
+        if later:
+            started_at, attempt = min(later)
+            undisturbed = attempt <= orphan.attempt + 1 and quiet.between(orphan.killed_at - grace, started_at)
+            found.append(Recovery(orphan, started_at, not undisturbed))
     return found

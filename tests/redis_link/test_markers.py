@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,36 @@ async def test_its_time_is_over_when_it_is_over(either_server: Server, key_prefi
         assert 0.09 < time.monotonic() - begun < 0.3
         assert await long is False
         assert 0.49 < time.monotonic() - begun < 0.8
+
+
+@in_loop
+async def test_waits_that_end_together_share_a_timer(
+    either_server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes with the last of those who leave before."""
+    loop = asyncio.get_running_loop()
+    call_at, distant = loop.call_at, list[asyncio.TimerHandle]()
+
+    def noted(when: float, *rest: Any, **options: Any) -> asyncio.TimerHandle:
+        timer = call_at(when, *rest, **options)
+        if when > loop.time() + 50:
+            distant.append(timer)
+        return timer
+
+    async with connected(either_server.url) as servers:
+        monkeypatch.setattr(loop, "call_at", noted)
+        waits = [asyncio.ensure_future(servers.wait_for_marker(f"{key_prefix}{{q}}:{n}", 60)) for n in range(200)]
+        await _blocks(either_server)
+        assert 1 <= len(distant) <= 50
+
+        for wait in waits[1:]:
+            wait.cancel()
+        await asyncio.wait(waits[1:])
+        assert sum(not timer.cancelled() for timer in distant) == 1
+
+        waits[0].cancel()
+        await asyncio.wait(waits)
+        assert all(timer.cancelled() for timer in distant)
 
 
 @in_loop

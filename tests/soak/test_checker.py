@@ -261,6 +261,18 @@ def test_a_recovery_while_the_storage_was_in_trouble_is_told_apart(tale: Tale) -
     assert verdict.seconds["longest recovery while more was in trouble"] == pytest.approx(6.0)
 
 
+def test_a_recovery_whose_next_worker_was_struck_as_well_is_told_apart(tale: Tale) -> None:
+    """It had claimed the job and not begun it: the attempt that is missing tells."""
+    tale.tell("nemesis-0", 200, "killed worker-1.0001", "killed worker-2.0001")
+    tale.tell("worker-1", 190, f"start {PLAIN} 900 1")
+    tale.tell("worker-3", 205, f"start {PLAIN} 1001 3")
+
+    verdict = tale.checked()
+
+    assert verdict.seconds["longest recovery"] == 0.0
+    assert verdict.seconds["longest recovery while more was in trouble"] == pytest.approx(5.0)
+
+
 def test_a_process_that_ended_by_itself_is_found(tale: Tale) -> None:
     """Only the nemesis may end one."""
     tale.tell("nemesis-0", 200, "died worker-0.0001 1")
