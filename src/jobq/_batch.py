@@ -149,10 +149,19 @@ async def resend(clock: Clock, call: Callable[[], Awaitable[A]]) -> A:
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + RESEND_FOR
     pause = _FIRST_PAUSE
+    trouble: StorageUnavailableError | None = None
     while True:
         try:
-            return await call()
-        except StorageUnavailableError:
+            if trouble is None:
+                return await call()
+            async with asyncio.timeout_at(give_up_at):
+                return await call()
+        except TimeoutError:
+            if trouble is None:
+                raise
+            raise trouble from None
+        except StorageUnavailableError as error:
+            trouble = error
             wait = pause * clock.uniform(0.5, 1.0)
             if loop.time() + wait >= give_up_at:
                 raise

@@ -84,7 +84,7 @@ class Executor(Generic[P, R]):
         claim = running.claim
         try:
             payload = self._payload_serde.deserialize(claim.payload)
-        except Exception as error:
+        except BaseException as error:  # As of a handler: a serde of the user's may raise SystemExit, or a panic.
             return await self._failed(running, _coded(error, "DESERIALIZATION"))
         running.job = job = Job(claim, payload, running.signal)
         if self._after_execution is not None:
@@ -104,14 +104,14 @@ class Executor(Generic[P, R]):
             if _closed(running, error):
                 raise
             _forget_cancellation()
-            return _DROPPED if running.decided else await self._judge(running, error)
-        if running.decided:
+            return _DROPPED if await _judged(running) else await self._judge(running, error)
+        if await _judged(running):
             return _DROPPED
         if running.signal.reason == "job_timeout":
             return await self.timed_out(running)
         try:
             result = self._encode(value)
-        except Exception as error:
+        except BaseException as error:
             return await self._failed(running, _coded(error, "SERIALIZATION"))
         if self._after_execution is not None:
             return await self._reviewed(running, job, value, result)
@@ -256,7 +256,7 @@ class Executor(Generic[P, R]):
     def _replaced(self, context: ExecutionContext[P, R], value: Any, result: bytes) -> tuple[Any, bytes]:
         try:
             return context.result, self._encode(context.result)
-        except Exception as error:
+        except BaseException as error:
             self._report(error)
             return value, result
 
@@ -282,6 +282,13 @@ def check_handler(handler: object) -> None:
         signature.bind(None)
     except TypeError as error:
         raise ConfigError(f"execute: the handler must take one argument, the job: {error}") from None
+
+
+async def _judged(running: Running) -> bool:
+    """Whether the claim is decided about, also if its time is over and that is just being judged."""
+    if running.judging is not None:
+        await asyncio.wait([running.judging])
+    return running.decided
 
 
 def _completed(claim: Claim, value: Any, result: bytes, ttl: float) -> Outcome:

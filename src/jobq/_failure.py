@@ -62,7 +62,7 @@ def code_of(error: BaseException) -> str | None:
     """Return an exception's own ``code`` if that is a text; reading it may run a stranger's code."""
     try:
         code = getattr(error, "code", None)
-    except Exception:
+    except BaseException:
         return None
     return str.__str__(code) if isinstance(code, str) else None
 
@@ -71,7 +71,7 @@ def text_of(error: BaseException) -> str:
     """Return what an exception says, whatever its ``__str__`` does."""
     try:
         return str(error)
-    except Exception:
+    except BaseException:
         return f"<{type(error).__name__} that cannot be printed>"
 
 

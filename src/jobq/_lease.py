@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 from weakref import WeakKeyDictionary
@@ -24,6 +26,9 @@ from jobq.errors import StorageError
 from jobq.storage.contract import Held, HeldAnswer, Namespace, Storage
 
 _MOST_AT_ONCE = 256
+_PAUSE = 0.2
+
+_logger = logging.getLogger("jobq")
 
 
 class LeaseGroup:
@@ -209,7 +214,21 @@ class Renewer:
             self._tasks.pop(group, None)
 
     def _run(self, twin: Storage) -> None:
-        asyncio.run(self._serve(twin))
+        """Serve until nobody needs it; also when that fails, as it does without a free descriptor for a loop."""
+        troubled = False
+        while True:
+            try:
+                with asyncio.Runner() as runner:
+                    runner.run(self._serve(twin))
+                return
+            except Exception:
+                if not troubled:
+                    _logger.exception("leases cannot be renewed for now")
+                troubled = True
+            time.sleep(_PAUSE)
+            with self._lock:
+                if threading.current_thread() is not self._thread:
+                    return
 
     async def _serve(self, twin: Storage) -> None:
         tasks: dict[LeaseGroup, asyncio.Task[None]] = {}
@@ -257,7 +276,7 @@ class Renewer:
                 return True
             except StorageError:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), 0.2)
+                    await asyncio.wait_for(changed.wait(), _PAUSE)
                 if threading.current_thread() is not self._thread:
                     return False
 
@@ -287,6 +306,9 @@ async def _extend(group: LeaseGroup, namespace: Namespace, some: Sequence[Runnin
     try:
         answers = await namespace.extend([(r.claim.id, r.claim.token) for r in some], group.lease)
     except StorageError:
+        return False
+    except Exception:  # A bug in a storage must not end the renewing of all leases.
+        _logger.exception("queue %s: leases were not renewed", group.namespace)
         return False
     group.answered(some, answers, sent_at)
     return True

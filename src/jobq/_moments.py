@@ -17,7 +17,7 @@ class Moments:
     __slots__ = ("_apart", "_longest", "_offset")
 
     def __init__(self, longest: float, label: str) -> None:
-        self._longest = longest
+        self._longest = longest = max(longest, 1e-9)  # The smallest floats are 0 when divided.
         self._apart = longest / _PER_SLEEP
         self._offset = zlib.crc32(label.encode()) / 2**32 * self._apart
 

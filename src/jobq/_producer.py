@@ -131,7 +131,10 @@ class Producer(Generic[P, R]):
             if isinstance(answer, Exception):
                 failed = failed or answer
             else:
-                results.append(self.enqueued(job, answer))
+                try:
+                    results.append(self.enqueued(job, answer))
+                except SerializationError as error:  # Of a cached result; the other jobs are told of all the same.
+                    failed = failed or error
         if failed is not None:
             raise failed
         return results

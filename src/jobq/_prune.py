@@ -6,7 +6,6 @@ import asyncio
 import logging
 
 from jobq._moments import Moments
-from jobq.errors import StorageError
 from jobq.storage.contract import Namespace
 
 _EVERY = 15.0
@@ -40,7 +39,7 @@ class Pruner:
         """Remove what has lingered; False if there was nothing."""
         try:
             return await prune(self._namespace)
-        except StorageError as error:
+        except Exception as error:
             self._logger.info("queue %s: pruning put off: %s", self._queue, error)
             return True
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from jobq._batch import resend
 from jobq._prune import prune
 from jobq.clock import Clock
-from jobq.errors import StorageError
 from jobq.storage.contract import Namespace, Rescued
 
 _LIMIT = 256
@@ -46,7 +45,7 @@ class Reaping:
             try:
                 pause = await self._look()
                 self._troubled = False
-            except StorageError as error:
+            except Exception as error:  # A bug in a storage must not end a reaper in silence.
                 if not self._troubled:
                     self._report(error)
                 self._troubled = True

@@ -13,7 +13,19 @@ from jobq.signal import AbortReason, AbortSignal
 class Running:
     """What is known here about one claim, from the claim until its one decision."""
 
-    __slots__ = ("claim", "decided", "job", "lease_until", "renew_until", "signal", "started_at", "task", "tick")
+    __slots__ = (
+        "claim",
+        "decided",
+        "job",
+        "judging",
+        "lease_until",
+        "renew_until",
+        "signal",
+        "started_at",
+        "task",
+        "tick",
+        "troubled",
+    )
 
     def __init__(self, claim: Claim, lease_until: float, renew_until: float) -> None:
         self.claim = claim
@@ -26,8 +38,12 @@ class Running:
         """What the handler was given; None before it began."""
         self.started_at = 0.0
         self.task: asyncio.Task[None] | None = None
+        self.judging: asyncio.Task[None] | None = None
+        """Settles it because its time is over, while the handler may go on."""
         self.decided = False
         """Whether its outcome stands: there is one decision per token."""
+        self.troubled = False
+        """Whether trouble with its settle was told."""
         self.tick = -1
         """Where its `job_timeout` waits among the timeouts."""
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _ECHO = 0.05
 """Seconds within which a repeated signal is the same request: timeout(1), for one, passes on what it gets twice."""
 
@@ -19,9 +24,13 @@ async def any_of(events: Sequence[asyncio.Event]) -> None:
             task.cancel()
 
 
-def interruption(asked: asyncio.Event, again: Callable[[], None]) -> Callable[[], None]:
-    """Return what to do at a signal: set ``asked`` at the first, call ``again`` at others, but for mere echoes."""
-    loop = asyncio.get_running_loop()
+@contextmanager
+def interruptions(again: Callable[[], None]) -> Iterator[asyncio.Event]:
+    """Set the event at the first SIGINT or SIGTERM; call ``again`` at others, but for mere echoes.
+
+    Outside the main thread nothing is heard of signals.
+    """
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
     asked_at = loop.time()
 
     def interrupted() -> None:
@@ -32,13 +41,40 @@ def interruption(asked: asyncio.Event, again: Callable[[], None]) -> Callable[[]
         elif loop.time() > asked_at + _ECHO:
             again()
 
-    return interrupted
-
-
-def install(loop: asyncio.AbstractEventLoop, number: int, handler: Callable[[], None]) -> bool:
-    """Call ``handler`` at a signal; False where that cannot be, as outside the main thread."""
+    _Handlers.of(loop).add(loop, interrupted)
     try:
-        loop.add_signal_handler(number, handler)
-    except (NotImplementedError, RuntimeError, ValueError):
-        return False
-    return True
+        yield asked
+    finally:
+        _Handlers.of(loop).remove(loop, interrupted)
+
+
+class _Handlers:
+    """Whoever is told of signals in one loop, which itself keeps one handler for each."""
+
+    _instances: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, _Handlers]] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> _Handlers:
+        return cls._instances.setdefault(loop, cls())
+
+    def __init__(self) -> None:
+        self._handlers: list[Callable[[], None]] = []
+
+    def add(self, loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:
+        self._handlers.append(handler)
+        if len(self._handlers) == 1:
+            for number in _NUMBERS:
+                with suppress(NotImplementedError, RuntimeError, ValueError):
+                    loop.add_signal_handler(number, self._call)
+
+    def remove(self, loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:
+        """The last one gives the signals back."""
+        self._handlers.remove(handler)
+        if not self._handlers:
+            for number in _NUMBERS:
+                with suppress(NotImplementedError, RuntimeError, ValueError):
+                    loop.remove_signal_handler(number)
+
+    def _call(self) -> None:
+        for handler in tuple(self._handlers):
+            handler()

@@ -30,12 +30,15 @@ class Timeouts:
         self._ticks: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
         self._armed = -1
+        self._sweep_at = 1024
 
     def add(self, item: Expiring, seconds: float) -> int:
         """Expire ``item`` after ``seconds``. The answer is what `discard` wants."""
         tick = math.ceil((self._loop.time() + seconds) / _GRAIN)
         items = self._items.get(tick)
         if items is None:
+            if len(self._items) >= self._sweep_at:
+                self._sweep()
             self._items[tick] = {item: None}
             heapq.heappush(self._ticks, tick)
             if self._timer is None or tick < self._armed:
@@ -55,6 +58,12 @@ class Timeouts:
         self._timer = None
         self._items.clear()
         self._ticks.clear()
+
+    def _sweep(self) -> None:
+        """Drop the sets that are empty; the work is paid for by those that came since the last time."""
+        self._items = {tick: items for tick, items in self._items.items() if items}
+        self._ticks = sorted(self._items)
+        self._sweep_at = 2 * len(self._items) + 1024
 
     def _arm(self) -> None:
         if self._timer is not None:

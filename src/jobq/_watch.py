@@ -183,8 +183,13 @@ class Waiters:
             return
         try:
             answers = await resend(self._clock, lambda: self._namespace.get(refs))
-        except StorageError:
-            return  # It is read again in a second.
+        except StorageError as error:
+            if isinstance(error, StorageCorruptError):  # Of one job, or of all that is stored.
+                await self._read_apart(waiters, error)
+            return  # Else it is read again in a second.
+        except Exception as error:  # A bug in a storage; its waiters must not wait for ever.
+            await self._read_apart(waiters, error)
+            return
         for waiter, answer in zip(waiters, answers, strict=True):
             if isinstance(answer, StorageCorruptError):
                 waiter.fail(answer)
@@ -193,6 +198,15 @@ class Waiters:
             elif isinstance(answer, Snapshot):
                 waiter.answer(answer)
                 waiter.seen_at = self._loop.time()
+
+    async def _read_apart(self, waiters: list[Waiter], error: Exception) -> None:
+        """Find those who cannot be answered, and tell them why."""
+        if len(waiters) == 1:
+            waiters[0].fail(error)
+            return
+        middle = len(waiters) // 2
+        await self._read(waiters[:middle])
+        await self._read(waiters[middle:])
 
     def _gone(self, waiter: Waiter) -> Exception:
         """Word the loss of a run: a record that was there a moment ago cannot have expired in the ordinary way."""

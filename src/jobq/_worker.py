@@ -120,9 +120,8 @@ class Worker:
         self._stop_at = 0.0
         self._ended = False
         self._changed = asyncio.Event()
-        self._asleep = False
-        self._awakened = False
-        """Whether it was us who cancelled the claimer, and only to end its sleep."""
+        self._asleep = self._awakened = False
+        """Whether the claimer sleeps; whether it was us who cancelled it, and only to end its sleep."""
         self._lease_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._troubled = False
@@ -130,6 +129,8 @@ class Worker:
         """The nonce of a claim whose outcome is unknown, and when it was first sent."""
         self.until_empty = False
         """Whether somebody waits for `drained`."""
+        self.deserted = asyncio.Event()
+        """Set when somebody else cancelled the claimer: nothing will be claimed here any more."""
         self.drained = asyncio.Event()
         """Set when a claim found nothing at all left to do, now or later."""
 
@@ -147,10 +148,10 @@ class Worker:
         pruner.cancel()
         claimer.add_done_callback(lambda _: self._changed.set())
         await self._until(claimer.done, least=0.1)
-        claimer.cancel()
         await self._until(lambda: not self._running)
-        if self._running:
-            await self._end_handlers()
+        if self._running or not claimer.done():
+            await self._end_handlers(claimer)
+        claimer.cancel()
         await self._until(lambda: not self._unsettled, least=_SETTLE_GRACE)
         self._ended = True
         await self._settler.close(StorageUnavailableError("the worker was stopped before the storage answered"))
@@ -178,6 +179,7 @@ class Worker:
             await self._claim_jobs()
         except asyncio.CancelledError:
             if not self._stopping:
+                self.deserted.set()
                 self._logger.warning("queue %s ended without stop(): its jobs lapse", self._options.queue)
             raise
 
@@ -382,14 +384,14 @@ class Worker:
             running.task.cancel()
 
     def _time_is_over(self, running: Running) -> None:
-        if running.decided:
-            return
+        if running.decided or running.reason == "stopping":
+            return  # What a stop has asked to end is given back once it has ended, or left to its lease.
         if running.reason is None:
             self._abort(running, "job_timeout")
             if not self._executor.threaded:
                 self._timeouts.add(JobTime(running, self._time_is_over), IGNORED_AFTER)
                 return
-        start(self._decide_timed_out(running), self._loop)
+        running.judging = start(self._decide_timed_out(running), self._loop)
 
     async def _decide_timed_out(self, running: Running) -> None:
         """Settle a job whose handler goes on although its time is over; its slot stays taken until it ends."""
@@ -465,7 +467,8 @@ class Worker:
         if self._ended or not isinstance(error, StorageError) or self._clock.monotonic() >= running.lease_until:
             self._emitter.emit("error", error)
             return False
-        if not transient and not self._troubled:
+        if not transient and not self._troubled and not running.troubled:
+            running.troubled = True  # Once for each job, however often its settle is repeated.
             self._emitter.emit("error", error)
         pause = self._clock.uniform(0.1, 0.3)
         self._loop.call_later(pause, self._settler.put, outcome.settlement, self._settled, decision)
@@ -492,11 +495,14 @@ class Worker:
 
     # Stopping and upkeep.
 
-    async def _end_handlers(self) -> None:
-        """Cancel what runs on after stop's deadline. What does not end is left to its lease."""
+    async def _end_handlers(self, claimer: asyncio.Task[None]) -> None:
+        """Cancel what runs on after stop's deadline. What does not end is left to its lease.
+
+        A claim that is still under way has as long to be answered, and is given back.
+        """
         for running in list(self._running):
             self._abort(running, "stopping")
-        await self._until(lambda: not self._running, least=_STOP_GRACE)
+        await self._until(lambda: not self._running and claimer.done(), least=_STOP_GRACE)
         for running in list(self._running):
             running.decided = True  # Given back now, it would run twice at the same time.
             self._group.held.pop(running.claim.token, None)

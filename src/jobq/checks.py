@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -99,11 +100,34 @@ def check_callable(option: str, value: Any) -> Any:
     return value
 
 
+def check_storage(value: Any) -> Any:
+    """Return what has the methods of a storage."""
+    if isinstance(value, type) or not callable(getattr(value, "namespace", None)):
+        given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise ConfigError(f"storage: must be one, such as FileStorage('./data') or open_storage(url), not {given}")
+    return value
+
+
+def check_bool(option: str, value: object) -> bool:
+    """Return a bool, and nothing that merely counts as one."""
+    if type(value) is not bool:
+        raise ConfigError(f"{option}={shown(value)}: must be a bool")
+    return value
+
+
+def check_logger(value: Any) -> Any:
+    """Return a logger, ``jobq`` by default."""
+    if value is None:
+        return logging.getLogger("jobq")
+    if not isinstance(value, logging.Logger | logging.LoggerAdapter):
+        raise ConfigError(f"logger: must be a logging.Logger, not {type(value).__name__}")
+    return value
+
+
 def check_serde(option: str, value: Any) -> Any:
     """Return what has the methods of a serde, or None."""
-    if value is not None and not (
-        callable(getattr(value, "serialize", None)) and callable(getattr(value, "deserialize", None))
-    ):
+    methods = (getattr(value, name, None) for name in ("serialize", "deserialize"))
+    if value is not None and (isinstance(value, type) or not all(map(callable, methods))):
         raise ConfigError(f"{option}: must have serialize and deserialize, as the Serde protocol says")
     return value
 

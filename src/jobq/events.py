@@ -83,6 +83,11 @@ class Emitter:
         if started:
             await asyncio.wait(started)
 
+    @property
+    def calling(self) -> bool:
+        """Whether this code runs in a listener, which a stop waits for."""
+        return asyncio.current_task() in self._tasks
+
     async def drain(self, timeout: float) -> None:
         """Wait for listeners that are still running; cancel those that take longer than ``timeout`` seconds."""
         current = asyncio.current_task()
@@ -131,4 +136,8 @@ class Emitter:
         exc_info = (
             error if isinstance(error, BaseException) and not isinstance(error, StorageUnavailableError) else None
         )
-        self._logger.error("jobq: %s", ascii(str(error)), exc_info=exc_info)
+        try:
+            text = ascii(str(error))
+        except BaseException:  # Whatever its ``__str__`` does must not come out of `emit`.
+            text = f"{type(error).__name__}, which cannot be printed"
+        self._logger.error("jobq: %s", text, exc_info=exc_info)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import warnings
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
@@ -17,19 +16,22 @@ from jobq._failure import decode_error
 from jobq._nonces import Nonces
 from jobq._process import Process
 from jobq._producer import MOST_ATTEMPTS, Producer, ProducerOptions
-from jobq._signals import any_of, install, interruption
+from jobq._signals import any_of, interruptions
 from jobq._timeouts import Timeouts
 from jobq._watch import Waiters
 from jobq._worker import Worker, WorkerOptions, current_worker
 from jobq.checks import (
     LONGEST,
+    check_bool,
     check_callable,
     check_id,
     check_integer,
+    check_logger,
     check_name,
     check_optional_seconds,
     check_seconds,
     check_serde,
+    check_storage,
     default_label,
 )
 from jobq.errors import ConfigError, JobQueueError, QueueClosedError
@@ -120,7 +122,7 @@ class Queue(Generic[P, R]):
     ) -> None:
         self.name = check_name("name", "default" if name is None else name)
         self.worker_id = check_name("worker_id", default_label() if worker_id is None else worker_id)
-        self._storage = storage
+        self._storage = check_storage(storage)
         self._namespace = storage.namespace(self.name)
         lease = check_seconds("visibility_timeout", visibility_timeout, zero=False)
         stall_limit = min(max(2 * lease, 60.0), LONGEST) if loop_stall_limit is None else loop_stall_limit
@@ -141,7 +143,7 @@ class Queue(Generic[P, R]):
         self._retry: RetryPolicy = check_callable("retry", retry) or ExponentialBackoff(clock=storage.clock)
         self._after_execution = check_callable("after_execution", after_execution)
         self._explicit_serdes = check_serde("payload_serde", payload_serde), check_serde("result_serde", result_serde)
-        self._logger = logger or logging.getLogger("jobq")
+        self._logger = check_logger(logger)
         self._emitter = Emitter(QUEUE_EVENTS, self._logger)
         self._handler: Handler[P, R] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -166,6 +168,8 @@ class Queue(Generic[P, R]):
             raise self._wrong_loop()
         if self._loop is not loop or self._starting is None:
             self._loop, self._starting = loop, asyncio.Lock()
+        if self._stopping is not None and self._emitter.calling:
+            raise QueueClosedError(f"queue {self.name!r} is being stopped and waits for this listener: start it later")
         async with self._starting:
             if self._stopping is not None:
                 await asyncio.wait([self._stopping])
@@ -190,8 +194,8 @@ class Queue(Generic[P, R]):
         """Stop claiming, let running handlers finish, then cancel them and give their jobs back; disconnect.
 
         It returns within ``timeout`` and one second, whatever handlers do: what does not end is left to its lease.
-        Stopping twice is harmless. Awaited inside a handler, it begins the stop and returns at once. Cancelled, the
-        stop goes on in the background.
+        Stopping twice is harmless. Awaited inside a handler or a listener, it begins the stop and returns at once.
+        Cancelled, the stop goes on in the background.
 
         Args:
             timeout: seconds for running handlers to finish; ``visibility_timeout`` if None; 0 cancels at once.
@@ -202,7 +206,7 @@ class Queue(Generic[P, R]):
                 pass
         opened = self._open
         if opened is None:
-            if self._stopping is not None:
+            if self._stopping is not None and not self._emitter.calling:
                 await asyncio.wait([self._stopping])
             return
         if self._loop is not asyncio.get_running_loop():
@@ -212,7 +216,7 @@ class Queue(Generic[P, R]):
             self._stopping = asyncio.get_running_loop().create_task(self._close(opened, wait))
             self._stopping.add_done_callback(self._stopped)
         inside = current_worker.get()
-        if inside is None or inside is not opened.worker:
+        if (inside is None or inside is not opened.worker) and not self._emitter.calling:
             await asyncio.shield(self._stopping)
 
     async def __aenter__(self) -> Queue[P, R]:
@@ -235,24 +239,15 @@ class Queue(Generic[P, R]):
         """
         if self._handler is None:
             raise ConfigError("run: there is no handler; register one with @queue.execute first")
-        loop, asked = asyncio.get_running_loop(), asyncio.Event()
-        interrupted = interruption(asked, self._hurry)
-        installed = [number for number in (signal.SIGINT, signal.SIGTERM) if install(loop, number, interrupted)]
-        try:
-            await self.start()
-            opened = self._open
-            if opened is not None:
-                ends = [asked, opened.closed]
-                if until_empty and opened.worker is not None:
-                    opened.worker.until_empty = True
-                    ends.append(opened.worker.drained)
-                await any_of(ends)
-            await self.stop()
-        finally:
-            if self._open is not None:
-                await self.stop(0)
-            for number in installed:
-                loop.remove_signal_handler(number)
+        with interruptions(self._hurry) as asked:
+            try:
+                await self.start()
+                if self._open is not None:
+                    await any_of([asked, *self._open.ends(until_empty=until_empty)])
+                await self.stop()
+            finally:
+                if self._open is not None:
+                    await self.stop(0)
 
     @overload
     def execute(
@@ -321,7 +316,8 @@ class Queue(Generic[P, R]):
         All are checked before any is sent. Not atomic as a whole; of a repeated id the first wins.
 
         Raises:
-            ConfigError, SerializationError, PayloadTooLargeError: an item was refused; nothing was stored.
+            ConfigError, SerializationError, PayloadTooLargeError: an item was refused; nothing was stored. If it is a
+                cached result that cannot be decoded (code ``DESERIALIZATION``), all other items were.
             StorageError: some may have been stored; call again with the same items.
         """
         return await self._require().enqueue_many(items)
@@ -387,8 +383,7 @@ class Queue(Generic[P, R]):
             ``"not_found"``, ``"completed"``, ``"failed"``: too late. ``"processing"``: it runs, and ``running`` was not
             given. ``"cancelled"`` or ``"cancelling"``.
         """
-        if type(running) is not bool:
-            raise ConfigError(f"running={running!r}: must be a bool")
+        check_bool("running", running)
         match await self._require().cancel(check_id(id), running):
             case State.COMPLETED:
                 return CancelResult("completed")
@@ -596,3 +591,10 @@ class _Open(Generic[P, R]):
         self.worker: Worker | None = None
         self.closed = asyncio.Event()
         self.pid = Process.id
+
+    def ends(self, *, until_empty: bool) -> list[asyncio.Event]:
+        """Return what says that nothing is done here any more."""
+        if self.worker is None:
+            return [self.closed]
+        self.worker.until_empty |= until_empty
+        return [self.closed, self.worker.deserted, *([self.worker.drained] if until_empty else [])]

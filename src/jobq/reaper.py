@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from jobq._leader import Leadership
 from jobq._reaper import Reaping
-from jobq.checks import check_name, check_seconds
+from jobq.checks import check_logger, check_name, check_seconds
 from jobq.errors import ConfigError
 from jobq.events import REAPER_EVENTS, Emitter, L, Listener
 from jobq.storage.contract import Hint, HintKind, Rescued, Storage, Watch
@@ -105,12 +105,13 @@ class Reaper:
         self._namespace = storage.namespace(self.name)
         self._longest = check_seconds("visibility_timeout", visibility_timeout, zero=False)
         self._election = leader_election
-        self._logger = logger or logging.getLogger("jobq")
+        self._logger = check_logger(logger)
         self._emitter = Emitter(REAPER_EVENTS, self._logger)
         self._own: OrderedDict[tuple[str, str, int], None] = OrderedDict()
         self._changing = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = False
+        self._stops: set[asyncio.Task[None]] = set()
         self._leadership: Leadership | None = None
         self._reaping: asyncio.Task[None] | None = None
         self._watch: Watch | None = None
@@ -150,7 +151,16 @@ class Reaper:
                 self._leadership.start()
 
     async def stop(self) -> None:
-        """Stop looking, hand over the lead, disconnect. Stopping twice is harmless; it may be started again."""
+        """Stop looking, hand over the lead, disconnect. Stopping twice is harmless; it may be started again.
+
+        Cancelled, the stop goes on in the background.
+        """
+        stopping = asyncio.get_running_loop().create_task(self._stop())
+        self._stops.add(stopping)
+        stopping.add_done_callback(self._stops.discard)
+        await asyncio.shield(stopping)
+
+    async def _stop(self) -> None:
         async with self._changing:
             if not self._started:
                 return

@@ -47,12 +47,15 @@ def open_storage(url: str) -> Storage:
             raise ConfigError("url: a memory storage is written memory:// and nothing else")
         return cast(Storage, load_storage("MemoryStorage")())
     if scheme == "file":
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise ConfigError("url: a file storage is written file:///path/to/directory") from None
         if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
             raise ConfigError("url: a file storage is written file:///path/to/directory")
         if parts.query or parts.fragment:
             raise ConfigError("url: a file storage has no options; write %3F for a ? and %23 for a # in its path")
-        return cast(Storage, load_storage("FileStorage")(unquote(parts.path)))
+        return cast(Storage, load_storage("FileStorage")(unquote(parts.path, errors="surrogateescape")))
     if scheme.partition("+")[0] in _REDIS_SCHEMES:
         return cast(Storage, load_storage("RedisStorage")(url))
     if not colon or not _SCHEME.fullmatch(scheme):  # It is not shown, since it may have a password in it.

@@ -38,9 +38,11 @@ class Connection:
         if self._users == 0 or self._changing is None:
             return
         async with self._changing:
-            if self._users == 1:
-                await self._disconnect()
-            self._users -= 1
+            try:
+                if self._users == 1:
+                    await self._disconnect()
+            finally:  # Also if this is cancelled: what was disconnected must not count as open.
+                self._users -= 1
 
     def check_usable(self, loop: asyncio.AbstractEventLoop) -> None:
         """Raise unless this is the loop and the process that opened the connection."""

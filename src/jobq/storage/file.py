@@ -13,6 +13,7 @@ at every half second.
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import warnings
 from collections.abc import Callable
@@ -52,7 +53,11 @@ class FileStorage(Connection):
         super().__init__()
         if not isinstance(base_path, str | Path) or not str(base_path) or "\0" in str(base_path):
             raise ConfigError(f"base_path={shown(base_path)}: must be the path of a directory")
-        if durability not in _SYNCHRONOUS:
+        try:
+            os.fsencode(base_path)
+        except UnicodeEncodeError:
+            raise ConfigError(f"base_path={shown(base_path)}: has a lone surrogate; it must be valid text") from None
+        if not isinstance(durability, str) or durability not in _SYNCHRONOUS:
             raise ConfigError(f"durability={shown(durability)}: must be 'full' or 'normal'")
         self._base_path = Path(base_path).absolute()
         self._durability: Literal["full", "normal"] = durability

@@ -103,6 +103,7 @@ class Database:
         self._set_synchronous = synchronous
         self._log: Log | None = None
         self._shrinking = False
+        self._leaving = False
         self._thread: threading.Thread | None = None
         self._ended: asyncio.Future[None] | None = None
 
@@ -125,6 +126,8 @@ class Database:
 
     def put(self, operations: list[Operation] | None) -> None:
         """Hand over a list of operations; None ends the thread after what was handed over before."""
+        if operations is None:
+            self._leaving = True  # Nobody waits any more for what another process's lock holds up.
         self._inbox.put(operations)
 
     def shrink(self, connection: sqlite3.Connection, pages: int) -> None:
@@ -242,7 +245,9 @@ class Database:
             try:
                 attempt()
             except sqlite3.OperationalError as error:
-                if _primary(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() >= until:
+                if _primary(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise
+                if self._leaving or time.monotonic() >= until:
                     raise
                 time.sleep(random.uniform(0.0002, 0.005))
             else:

@@ -55,8 +55,15 @@ local function write(command, key, list)
   return {}
 end
 
--- Writes what was decided; returns the records as they are stored now.
+-- Writes what was decided; returns the records as they are stored now. Entries come first: if one of their keys is of
+-- another type, it refuses before anything has been written.
 local function apply()
+  ready_out = write('ZREM', 'ready', ready_out)
+  later_out = write('ZREM', 'later', later_out)
+  leases_out = write('ZREM', 'leases', leases_out)
+  ready_in = write('ZADD', 'ready', ready_in)
+  later_in = write('ZADD', 'later', later_in)
+  leases_in = write('ZADD', 'leases', leases_in)
   local raws, lasting = {}, {}
   for id, record in pairs(changed) do
     local raw, key = encode(record), stem .. 'j:' .. id
@@ -71,12 +78,6 @@ local function apply()
   if #lasting > 0 then
     redis.call('MSET', unpack(lasting))
   end
-  ready_out = write('ZREM', 'ready', ready_out)
-  later_out = write('ZREM', 'later', later_out)
-  leases_out = write('ZREM', 'leases', leases_out)
-  ready_in = write('ZADD', 'ready', ready_in)
-  later_in = write('ZADD', 'later', later_in)
-  leases_in = write('ZADD', 'leases', leases_in)
   if wake and redis.call('EXISTS', stem .. 'wake') == 0 then
     redis.call('LPUSH', stem .. 'wake', 1)
   end

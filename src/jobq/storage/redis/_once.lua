@@ -3,14 +3,16 @@
 -- Returns the state that was found, 0 if the job is absent, or {message} if its record cannot be read.
 local function once(id, nonce, change)
   fetch({id})
-  local fine, record = pcall(load, id)
+  local fine, record, before = pcall(function()
+    local held = load(id)
+    return held, held and answered(held, nonce)
+  end)
   if not fine then
     return {record}
   end
   if not record then
     return 0
   end
-  local before = answered(record, nonce)
   if before and before <= CANCELLED then
     return before
   end

@@ -83,7 +83,14 @@ end
 local function remember(record, nonce, answer)
   local requests = remembered(record)
   requests[#requests + 1] = {nonce, answer, wall}
-  record[RECENT] = cmsgpack.pack(requests)
+  local packed = cmsgpack.pack(requests)
+  while #packed > 60000 do -- Its length has two bytes; the oldest are the least likely to be sent again.
+    for _ = 1, 100 do
+      table.remove(requests, 1)
+    end
+    packed = cmsgpack.pack(requests)
+  end
+  record[RECENT] = packed
 end
 
 -- Notes who wants to be told how this job ends, and says whether that is news; there is room for some hundred.

@@ -24,8 +24,8 @@ if plain and sequence[2] == '1' and redis.call('EXISTS', unpack(keys)) == 0 then
     ready[2 * n - 1], ready[2 * n] = ARGV[i + 3], struct.pack('>I8', place) .. ARGV[i]
     accepted[n] = ''
   end
+  redis.call('ZADD', stem .. 'ready', unpack(ready)) -- First: of another type, it refuses before a job is stored.
   redis.call('MSET', unpack(sets))
-  redis.call('ZADD', stem .. 'ready', unpack(ready))
   redis.call('HSET', stem .. 'seq', 'count', string.format('%.0f', place), 'looked',
     string.format('%.0f', math.max(tonumber(sequence[3] or 0), steady)))
   if redis.call('EXISTS', stem .. 'wake') == 0 then
@@ -92,9 +92,9 @@ for i = 4, #ARGV, 6 do
   local fine, answer = pcall(add, ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
   answers[#answers + 1] = fine and answer or {answer}
 end
+apply()
 if #fresh > 0 then
   redis.call('MSET', unpack(fresh))
 end
-apply()
 save_count()
 return answers

@@ -114,6 +114,7 @@ class Channels:
         """Connect anew, since the server is no longer the right one."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
+            keeper.cancel()  # At once: the new one may be cancelled before it begins.
             self._keeper = asyncio.create_task(self._keep(after=keeper))
 
     async def close(self) -> None:

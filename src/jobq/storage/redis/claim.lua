@@ -2,7 +2,7 @@
 -- claim: queued, failing -> processing; lapsed leases end as in rescue
 --
 -- ARGV[4] worker label, ARGV[5] lease in ms, ARGV[6] limit, ARGV[7] session, ARGV[8] nonce, ARGV[9] random part of tokens, 5 bytes
--- returns  {µs until the next event or -1, {id, record, …}, {{id, generation, state, attempts}, …}}
+-- returns  {µs until the next event or -1, {id, record, …}, {{id, generation, state, attempts}, …}, longest of seq}
 -- again    "<stem>claims:<session>" keeps the nonce of the last request that took something, and {id, token, …}, for LINGER
 -- <stem>wake is pushed again while work is left: one worker wakes the next, so that an add wakes no herd
 -- uses: clock
@@ -63,7 +63,8 @@ if next_event <= 0 or resent or sequence[4] ~= '1' or steady < tonumber(sequence
 
   if resent then
     local ready = redis.call('ZCARD', stem .. 'ready') > 0
-    return {ready and 0 or next_in() or -1, still_standing(cmsgpack.unpack(string.sub(last, #mark + 1))), {}}
+    return {ready and 0 or next_in() or -1, still_standing(cmsgpack.unpack(string.sub(last, #mark + 1))), {},
+      longest}
   end
   rescued = rescue(limit + 100)
   promote()
@@ -125,4 +126,5 @@ end
 if wake and redis.call('EXISTS', stem .. 'wake') == 0 then
   redis.call('LPUSH', stem .. 'wake', 1)
 end
-return {left and 0 or next_event < math.huge and math.max(0, next_event) or -1, answer, rescued}
+return {left and 0 or next_event < math.huge and math.max(0, next_event) or -1, answer, rescued,
+  tonumber(sequence[2] or 0)}

@@ -125,6 +125,13 @@ class Cluster:
                 await self._pause(error, tries, deadline)
                 tries += 1
 
+    async def call_everywhere(self, command: Command) -> list[Any]:
+        deadline = asyncio.get_running_loop().time() + self._time_limit
+        try:
+            return [await self._send(place, command, deadline) for place in self._slots.masters()]
+        except RedisError as error:
+            raise explained(self._address, error, command) from error
+
     async def subscribe(self, slot_key: str, subscription: Subscription) -> None:
         slot = self._slots.slot(slot_key)
         place = await self._owner(slot, asyncio.get_running_loop().time() + self._time_limit)

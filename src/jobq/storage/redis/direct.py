@@ -78,9 +78,16 @@ class Direct:
             self._suspect(error)
             raise explained(self._address, error, command) from error
 
+    async def call_everywhere(self, command: Command) -> list[Any]:
+        return [await self.call("", command)]
+
     async def subscribe(self, slot_key: str, subscription: Subscription) -> None:
         self._subscriptions[subscription.channel] = subscription
-        await self._channels.subscribe(subscription)
+        try:
+            await self._channels.subscribe(subscription)
+        except BaseException:
+            self._subscriptions.pop(subscription.channel, None)
+            raise
 
     async def unsubscribe(self, channel: str) -> None:
         subscription = self._subscriptions.pop(channel, None)

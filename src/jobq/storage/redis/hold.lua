@@ -10,7 +10,7 @@ local key = stem .. 'lock:' .. ARGV[4]
 local held = redis.call('GET', key)
 if held then
   local owner, lapses = string.match(held, '^(.*) (%d+)$')
-  if owner ~= ARGV[5] and tonumber(lapses) > steady_now then
+  if owner and owner ~= ARGV[5] and tonumber(lapses) > steady_now then
     return 0
   end
 end

@@ -182,12 +182,12 @@ class Link:
     def _attach(self, wire: Wire) -> None:
         self._wire = wire
         self._broken = self._loop.create_future()
-        wire.listen(self._receive, lost=self._lose, emptied=self._flush)
         assert self._attached is not None
         self._attached.set_result(None)
         if self._doubted is not None:
             self._alarm = self._loop.call_later(self._look_after, self._look_for_overdue)
         self._tell_connected(wire)
+        wire.listen(self._receive, lost=self._lose, emptied=self._flush)  # Last, since it may have ended already.
 
     def _break(self, error: StorageError, *, tell: bool = True) -> None:
         if self._broken is not None and not self._broken.done():

@@ -42,6 +42,8 @@ from jobq.storage.redis.records import (
 _HELD = (Held.LOST, Held.HELD, Held.CANCEL_ASKED)
 _PAGE = 500
 _ADDED_AT_ONCE = 128
+_TAKEN_AT_ONCE = 1000
+"""Lua passes at most some 8,000 values to a command, and there are two for each job."""
 
 
 class Commands(Protocol):
@@ -72,6 +74,10 @@ class RedisNamespace:
         self._counts_time = counts_time
         """Whether the clock is the test's, and the server is told its time."""
         self._events = commands.events(stem)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, since the connections are new, perhaps in another loop after the last was closed under us."""
         self._longest_sleep = 0.0
         self._watches: list[RedisWatch] = []
         self._subscribing = asyncio.Lock()
@@ -97,14 +103,16 @@ class RedisNamespace:
 
     async def claim(self, worker_id: str, lease: float, limit: int, nonce: str) -> Claimed:
         session, _, number = nonce.rpartition(".")
-        arguments = (worker_id, milli(lease), limit, session, number, self._clock.random_bytes(5))
-        next_in, taken, rescued = await self._run("claim", arguments)
+        arguments = (worker_id, milli(lease), min(limit, _TAKEN_AT_ONCE), session, number, self._clock.random_bytes(5))
+        next_in, taken, rescued, longest = await self._run("claim", arguments)
+        self._longest_sleep = min(self._longest_sleep, longest / 1e3)  # A server that lost its data must be told again.
         claims = []
         for id, raw in zip(taken[::2], taken[1::2], strict=True):
             # The script reads only the head of a record. If the rest is damaged, the job is left to its lease, and
             # whoever reads it is told; the others of this claim must not be lost with it.
-            with suppress(StorageCorruptError):
-                claims.append(read_claim(text(id), raw))
+            # So is one whose id is no UTF-8, since nobody could have added it.
+            with suppress(StorageCorruptError, UnicodeDecodeError):
+                claims.append(read_claim(id.decode(), raw))
         return Claimed(claims, _rescued(rescued), _seconds(next_in))
 
     async def extend(self, claims: Sequence[tuple[str, str]], lease: float) -> Sequence[HeldAnswer]:
@@ -127,7 +135,9 @@ class RedisNamespace:
             arguments += (int(outcome is not None), outcome or b"")
         answers = await self._run("settle", arguments)
         return [
-            SETTLED_ANSWERS[answer] if isinstance(answer, int) else _problem(one.id, answer)
+            SETTLED_ANSWERS.get(answer) or corrupt(one.id, f"it was settled as {answer}")
+            if isinstance(answer, int)
+            else _problem(one.id, answer)
             for one, answer in zip(settlements, answers, strict=True)
         ]
 
@@ -141,7 +151,7 @@ class RedisNamespace:
         return self._state(id, await self._run("retain", (id, nonce, milli(ttl))))
 
     async def rescue(self, limit: int) -> Rescue:
-        next_in, rescued = await self._run("rescue", (limit,))
+        next_in, rescued = await self._run("rescue", (min(limit, _TAKEN_AT_ONCE),))
         return Rescue(_rescued(rescued), _seconds(next_in))
 
     async def prune(self, limit: int) -> int:
@@ -172,9 +182,13 @@ class RedisNamespace:
         channel, secret = self._clock.random_bytes(8).hex(), self._clock.random_bytes(12).hex()
         watch = RedisWatch(channel, secret, handler, self._end_watch)
         async with self._subscribing:
-            await self._commands.subscribe(self._stem, self._reply_channel(watch), watch.receive_reply, watch.miss)
-            if not self._watches:
-                await self._commands.subscribe(self._stem, self._events, self._receive_event, _ignore)
+            try:
+                await self._commands.subscribe(self._stem, self._reply_channel(watch), watch.receive_reply, watch.miss)
+                if not self._watches:
+                    await self._commands.subscribe(self._stem, self._events, self._receive_event, _ignore)
+            except BaseException:
+                await self._commands.unsubscribe(self._reply_channel(watch))
+                raise
             self._watches.append(watch)
         return watch
 
@@ -197,13 +211,16 @@ class RedisNamespace:
         async for ids in self._ids():
             states = await self._run("census", ids)
             wanted |= {id for id, found in zip(ids, states, strict=True) if found == NUMBERS[state] and id > after}
-        answers = await self.get([Ref(id) for id in sorted(wanted)[:limit]])
-        return [answer for answer in answers if isinstance(answer, Snapshot) and answer.state is state]
+        found: list[Snapshot] = []
+        for some in _chunks(sorted(wanted)[:limit]):
+            answers = await self.get([Ref(id) for id in some])
+            found += [answer for answer in answers if isinstance(answer, Snapshot) and answer.state is state]
+        return found
 
     async def workers(self) -> Sequence[tuple[str, int]]:
         leases = await self._commands.call(self._stem, ("ZRANGE", f"{self._stem}leases", 0, -1))
         held: dict[str, int] = {}
-        ids = [text(lease[TOKEN_SIZE:]) for lease in leases]
+        ids = _readable(lease[TOKEN_SIZE:] for lease in leases)
         for some in _chunks(ids):
             for answer in await self.get([Ref(id) for id in some]):
                 if isinstance(answer, Snapshot) and answer.state is State.PROCESSING:
@@ -240,7 +257,7 @@ class RedisNamespace:
         cursor, seen = 0, set[str]()
         while True:
             cursor, keys = await self._commands.call(self._stem, ("SCAN", cursor, "MATCH", pattern, "COUNT", _PAGE))
-            ids = {text(key)[len(start) :] for key in keys} - seen
+            ids = set(_readable(key[len(start.encode()) :] for key in keys)) - seen
             seen |= ids  # A scan may show a key more than once.
             for some in _chunks(sorted(ids)):
                 yield some
@@ -258,6 +275,8 @@ class RedisNamespace:
 
     async def _end_watch(self, watch: RedisWatch) -> None:
         async with self._subscribing:
+            if watch not in self._watches:
+                return  # Of a loop that was closed.
             self._watches.remove(watch)
             await self._commands.unsubscribe(self._reply_channel(watch))
             if not self._watches:
@@ -268,8 +287,22 @@ def text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
+def _readable(ids: Iterable[bytes]) -> list[str]:
+    """Leave out what can be no id: whoever wrote it was not jobq."""
+    found = []
+    for id in ids:
+        with suppress(UnicodeDecodeError):
+            found.append(id.decode())
+    return found
+
+
 def _problem(id: str, answer: Any) -> StorageCorruptError:
-    return corrupt(id, text(answer[0]))
+    problem = str(answer[0]) if isinstance(answer[0], Exception) else text(answer[0])
+    if "WRONGTYPE" in problem:
+        return StorageCorruptError(
+            f"job {id!r}: other software wrote to a key of its queue: {problem}; remove that key"
+        )
+    return corrupt(id, problem)
 
 
 def _seconds(micros: int) -> float | None:

@@ -85,6 +85,10 @@ class Servers:
         """
         return self._route.call(slot_key, command)
 
+    async def call_everywhere(self, command: Command) -> list[Any]:
+        """Send a command to every server that keeps jobs, and return their replies. Raises like `call`."""
+        return await self._route.call_everywhere(command)
+
     async def subscribe(
         self, slot_key: str, channel: str, receive: Callable[[bytes], None], missed: Callable[[], None]
     ) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from jobq.checks import check_seconds, shown
+from jobq.checks import check_bool, check_seconds, shown
 from jobq.clock import Clock
 from jobq.errors import ConfigError, StorageError
 from jobq.storage.connection import Connection
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
 _logger = logging.getLogger("jobq.storage")
-_PREFIX = re.compile(r"[^{}\s\x00-\x1f\x7f]{1,128}")
+_PREFIX = re.compile(r"[^{}\s\x00-\x1f\x7f\ud800-\udfff]{1,128}")
 
 
 class RedisStorage(Connection):
@@ -78,7 +78,7 @@ class RedisStorage(Connection):
         servers = Servers(settings, time_limit, control=control)
         servers.report_outages(self._tell_outage, self._tell_recovery)
         self._use(servers, key_prefix, clock)
-        self._allow_eviction = allow_eviction
+        self._allow_eviction = check_bool("allow_eviction", allow_eviction)
 
     def _use(self, servers: Servers, key_prefix: str, clock: Clock | None) -> None:
         self._servers = servers
@@ -161,12 +161,14 @@ class RedisStorage(Connection):
         await self._run(key.removesuffix("wake"), "wake", ("", ""), ())
 
     async def _connect(self) -> None:
+        for namespace in self._namespaces.values():
+            namespace.forget()
         await self._servers.open()
         try:
             stem = f"{self._key_prefix}{{-}}:"  # No queue can have this name.
             address = self._servers.address
-            info = await self._servers.call(stem, ("INFO",))
-            refuse_unfit(address, info, allow_eviction=self._allow_eviction, cluster=self._cluster)
+            for info in await self._servers.call_everywhere(("INFO",)):
+                refuse_unfit(address, info, allow_eviction=self._allow_eviction, cluster=self._cluster)
             await self._try_commands(stem, address)
         except BaseException:
             await self._servers.close()

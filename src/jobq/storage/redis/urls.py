@@ -26,6 +26,9 @@ Options = Mapping[str, object]
 _BASES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
 _URL = re.compile(r"(?:([^:/?#]*):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
 """The parts of a URL, as RFC 3986 divides it: scheme, authority, path, query, fragment."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
+"""Anything else is not shown, since it may have a password in it."""
+_HOST = re.compile(r"[^\s\x00-\x1f\x7f]+")
 _KINDS = ("", "sentinel", "cluster", "unix")
 _ENCODED = "inside a user name or password write / ? # @ : and % percent-encoded, such as %2F for /"
 
@@ -114,8 +117,8 @@ def _scheme(scheme: str) -> tuple[str, str]:
     base = _BASES.get(name)
     if base is None or kind not in _KINDS or (base == "unix" and kind):
         raise ConfigError(
-            f"url: unknown scheme {shown(scheme)}; use redis://, rediss://, valkey://, valkeys:// or unix://, or "
-            "redis+sentinel:// and redis+cluster:// and the like"
+            f"url: unknown scheme{f' {shown(scheme)}' if _SCHEME.fullmatch(scheme) else ''}; use redis://, rediss://, "
+            "valkey://, valkeys:// or unix://, or redis+sentinel:// and redis+cluster:// and the like"
         )
     if base == "unix":
         return "redis", "unix"
@@ -144,7 +147,14 @@ def _options(
         if name not in allowed:
             tls = "; ssl_… needs rediss://" if name in _TLS else ""
             raise ConfigError(f"url: unknown option {shown(name)}; known are {', '.join(sorted(allowed))}{tls}")
+    if user_info == ":":
+        raise ConfigError("url: user and password are empty; write user:password@host, or the host alone")
     user, _, password = user_info.partition(":")
+    for name in ("username", "password", "sentinel_username", "sentinel_password"):
+        if name in given:
+            _text(name, given[name])
+    if user_info and not given.keys().isdisjoint({"username", "password"}):
+        raise ConfigError("url: user and password are given twice; write them before the host or as options")
     tls_options = {name: _TLS[name](name, value) for name, value in given.items() if name in _TLS}
     options: dict[str, object] = dict(tls_options)
     options |= _login(unquote(user) or given.get("username"), unquote(password) or given.get("password"))
@@ -180,7 +190,7 @@ def _place(text: str, default_port: int) -> Place:
     else:
         host, _, port = text.partition(":")
         fits = True
-    if not fits or not host:
+    if not fits or not _HOST.fullmatch(unquote(host)):
         raise ConfigError(f"url: a host is missing or malformed; {_ENCODED}")
     if not port:
         return Place(unquote(host), default_port)
