@@ -9,6 +9,10 @@ import time
 import pytest
 
 from jobq.errors import StorageError, StorageUnavailableError
+from jobq.storage.redis.link import Link
+from jobq.storage.redis.settings import Settings
+from jobq.storage.redis.urls import Place
+from jobq.storage.redis.wire import Dialer
 from tests.engine.scenes import in_loop
 from tests.redis_link.scenes import Ear, answers, connected, outcome, server_shows
 from tests.servers.fixtures import Starter
@@ -106,6 +110,35 @@ async def test_a_lost_connection_fails_what_is_in_flight_at_once_and_is_made_aga
         assert len(set(map(id, failed))) == len(failed)
         assert (len(lost.heard), len(back.heard)) == (1, 1)
         assert servers.address in str(lost.heard[0])
+
+
+@in_loop
+async def test_a_connection_that_ends_as_it_begins_is_followed_by_another(either_server: Server) -> None:
+    """A server on its way down greets and hangs up: calls wait for the next connection, and the loop goes on."""
+    places, lost = [either_server.port], Ear()
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while b"PING" not in (asked := await reader.read(4096)):
+            writer.write(b"+OK\r\n" * asked.count(b"SETINFO"))
+        writer.write(b"+OK\r\n+PONG\r\n")
+        writer.close()
+
+    async def locate() -> Place:
+        return Place("127.0.0.1", places.pop() if len(places) > 1 else places[0])
+
+    leaving = await asyncio.start_server(greet, "127.0.0.1", 0)
+    places.append(leaving.sockets[0].getsockname()[1])
+    settings = Settings.from_url(either_server.url)
+    dialer = Dialer(settings, "commands", time_limit=5.0, locate=locate, address="here")
+    link = Link(dialer, time_limit=5.0, connected=Ear(), lost=lost)
+    link.begin()
+
+    reply = await link.call(("PING",))
+
+    await link.close()
+    leaving.close()
+    assert reply == b"PONG"
+    assert len(lost.heard) == 1
 
 
 @in_loop

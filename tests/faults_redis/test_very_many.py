@@ -1,0 +1,86 @@
+"""Very many at once: what one command of a server can take is less than what one worker may ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from jobq import RedisStorage, State
+from jobq.testing import Bench, ManualClock, StorageCase
+from tests.faults_redis.scenes import in_loop
+from tests.servers.server import Server
+
+COUNT = 4500
+"""Lua hands on two values for each job, and less than 8,000 to a command."""
+UNLIMITED = 100_000
+
+
+@asynccontextmanager
+async def benched(server: Server, prefix: str) -> AsyncIterator[Bench]:
+    """A bench with a clock set by hand."""
+    clock = ManualClock()
+    bench = Bench(StorageCase(), clock, RedisStorage(server.url, key_prefix=prefix, clock=clock))
+    await bench.storage.open()
+    try:
+        yield bench
+    finally:
+        await bench.close()
+
+
+async def claimed(bench: Bench, lease: float = 30.0) -> list[str]:
+    """Claim without a limit until nothing is left, and return the ids."""
+    ids: list[str] = []
+    while claims := (await bench.claim(UNLIMITED, lease=lease)).claims:
+        ids += (claim.id for claim in claims)
+    return ids
+
+
+async def rescued(bench: Bench) -> list[str]:
+    """Rescue without a limit until nothing is left, and return the ids."""
+    ids: list[str] = []
+    while jobs := (await bench.queue.rescue(UNLIMITED)).rescued:
+        ids += (job.id for job in jobs)
+    return ids
+
+
+@pytest.mark.slow
+@in_loop
+async def test_thousands_of_jobs_are_claimed_rescued_promoted_and_listed(
+    either_server: Server, key_prefix: str
+) -> None:
+    """By a worker with many slots: each job once, and none is taken out of a list without being handed out."""
+    async with benched(either_server, key_prefix) as bench:
+        ids = sorted(f"job-{number}" for number in range(COUNT))
+        await bench.queue.add([bench.new(id, max_attempts=4) for id in ids])
+
+        assert sorted(await claimed(bench, lease=1.0)) == ids
+        bench.clock.advance(2.0)
+        assert sorted(await rescued(bench)) == ids
+        assert sorted(await claimed(bench, lease=1.0)) == ids
+        bench.clock.advance(2.0)
+        assert sorted(await claimed(bench)) == ids
+
+        later = sorted(f"later-{number}" for number in range(COUNT))
+        await bench.queue.add([bench.new(id, delay=1.0) for id in later])
+        bench.clock.advance(2.0)
+        assert sorted(await claimed(bench)) == later
+        assert [snapshot.id for snapshot in await bench.queue.page(State.PROCESSING, "", UNLIMITED)] == ids + later
+
+
+@pytest.mark.slow
+@in_loop
+async def test_a_job_that_is_asked_about_again_and_again_stays_readable(either_server: Server, key_prefix: str) -> None:
+    """Its record remembers no more requests than fit, and the last ones rather than the first."""
+    async with benched(either_server, key_prefix) as bench:
+        claim = await bench.processing()
+        nonces = [f"{'session' * 30}.{number}" for number in range(400)]
+
+        asked = await asyncio.gather(*(bench.cancel(nonce=nonce) for nonce in nonces))
+
+        assert asked == [State.PROCESSING] * len(nonces)
+        assert str(await bench.settle(claim)) == "applied"
+        assert (await bench.found()).result == b"result"
+        assert await bench.cancel(nonce=nonces[-1]) is State.PROCESSING
