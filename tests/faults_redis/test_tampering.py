@@ -12,6 +12,7 @@ import pytest
 import redis.asyncio as redis
 
 from jobq import JobQueueError, Queue, RedisStorage, State, StorageCorruptError
+from jobq.job import Snapshot
 from jobq.storage.contract import Ref
 from jobq.testing import Bench, ManualClock, StorageCase
 from tests.engine.scenes import Waiting
@@ -20,6 +21,8 @@ from tests.hostile.scenes import answered, typed
 from tests.servers.server import Server
 
 STEM = "{first}:"
+SETTLED_AS = 22
+"""Where in a record it is told as what its job was settled."""
 
 
 @asynccontextmanager
@@ -81,6 +84,127 @@ async def test_an_index_of_another_type_is_told_and_mended_by_removing_it(
         either_server.command("DEL", f"{key_prefix}{{default}}:{key}")
         assert await work.queue.enqueue_and_wait("after", 21, timeout=10) == 42
         assert all(isinstance(error, JobQueueError) for error in work.of("error"))
+
+
+@pytest.mark.parametrize(("key", "delay"), [("ready", 0.0), ("later", 0.1)])
+@in_loop
+async def test_a_job_that_was_refused_because_of_an_index_is_not_stored(
+    either_server: Server, key_prefix: str, key: str, delay: float
+) -> None:
+    """One alone or several together: stored without its entry it would never run, and count as a duplicate."""
+    async with Work(RedisStorage(either_server.url, key_prefix=key_prefix), block_timeout=0.1) as work:
+        await work.queue.enqueue_and_wait("before", 1)
+        either_server.command("DEL", f"{key_prefix}{{default}}:{key}")
+        either_server.command("SET", f"{key_prefix}{{default}}:{key}", "tampered")
+        ids = names(4)
+
+        answers = [await answered(work.queue.enqueue(ids[0], 1, delay=delay))]
+        adding = (work.queue.enqueue(id, 1, delay=delay) for id in ids[1:])
+        answers += await asyncio.gather(*adding, return_exceptions=True)
+
+        assert [type(answer) for answer in answers] == [StorageCorruptError] * len(ids)
+        assert await states(work.queue, ids) == dict.fromkeys(ids)
+        either_server.command("DEL", f"{key_prefix}{{default}}:{key}")
+        assert await asyncio.gather(*(work.queue.enqueue_and_wait(id, 21) for id in ids)) == [42] * len(ids)
+
+
+@in_loop
+async def test_a_change_that_an_index_refuses_leaves_the_lease_in_place(either_server: Server, key_prefix: str) -> None:
+    """A running job without one is rescued by nobody."""
+    async with benched(either_server, key_prefix) as bench:
+        stem = f"{key_prefix}{STEM}"
+        claim = await bench.processing(lease=0.05)
+        either_server.command("SET", f"{stem}ready", "tampered")
+
+        async def refused() -> bool:
+            return isinstance(await answered(bench.queue.rescue(10)), StorageCorruptError)
+
+        assert isinstance(await answered(bench.settle(claim, State.FAILING)), StorageCorruptError)
+        await eventually(refused, "refused rescue")
+
+        either_server.command("DEL", f"{stem}ready")
+        assert [job.id for job in (await bench.queue.rescue(10)).rescued] == ["job"]
+        assert [(again.id, again.attempts) for again in (await bench.claim()).claims] == [("job", 2)]
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.PROCESSING])
+@in_loop
+async def test_whoever_asks_for_a_job_is_told_of_an_index_of_another_type(
+    either_server: Server, key_prefix: str, state: State
+) -> None:
+    """Each answer is an error of its own that names the remedy, also where many are asked for together."""
+    async with benched(either_server, key_prefix) as bench:
+        await bench.completed("completed")
+        await prepare(bench, "job", state)
+        key = f"{key_prefix}{STEM}{'leases' if state is State.PROCESSING else 'ready'}"
+        either_server.command("DEL", key)
+        either_server.command("SET", key, "tampered")
+
+        problem, fine = await bench.queue.get([Ref("job"), Ref("completed")])
+        cancelled = await answered(bench.cancel("job"))
+
+        assert isinstance(problem, StorageCorruptError)
+        assert "remove that key" in str(problem)
+        assert isinstance(cancelled, StorageCorruptError)
+        assert isinstance(fine, Snapshot)
+
+
+@in_loop
+async def test_a_job_whose_id_is_no_text_harms_no_other(either_server: Server, key_prefix: str) -> None:
+    """Nobody can have added it: its neighbours are claimed, listed and counted, and it is left alone."""
+    foreign = b"\xff\xfe"
+    stem = f"{key_prefix}{STEM}".encode()
+    async with benched(either_server, key_prefix) as bench, redis.Redis.from_url(either_server.url) as tamperer:
+        await bench.add()
+        record, [(entry, score)] = (
+            await stored(tamperer, f"{key_prefix}{STEM}j:job"),
+            await tamperer.zrange(stem + b"ready", 0, 0, withscores=True),
+        )
+        await tamperer.set(stem + b"j:" + foreign, record)
+        await tamperer.zadd(stem + b"ready", {entry[:8] + foreign: score})
+
+        assert await counts_of(bench) == {State.QUEUED: 1}
+        assert [snapshot.id for snapshot in await bench.queue.page(State.QUEUED, "", 10)] == ["job"]
+        assert [claim.id for claim in (await bench.claim()).claims] == ["job"]
+        assert list(await bench.queue.workers()) == [("worker", 1)]
+        assert await tamperer.zcard(stem + b"leases") == 2
+
+
+@in_loop
+async def test_damaged_memories_of_requests_fail_alone(either_server: Server, key_prefix: str) -> None:
+    """A record whose list of requests is damaged, and one that was settled as nothing that there is."""
+    async with benched(either_server, key_prefix) as bench, redis.Redis.from_url(either_server.url) as tamperer:
+        damaged, odd = f"{key_prefix}{STEM}j:damaged", f"{key_prefix}{STEM}j:odd"
+        await bench.completed("damaged")
+        await bench.queue.retain("damaged", 5.0, "the nonce")
+        record = bytearray(await stored(tamperer, damaged))
+        record[record.index(b"the nonce") - 3] = 0xC1  # No byte of MessagePack.
+        await tamperer.set(damaged, bytes(record))
+        claim = await bench.completed("odd")
+        await tamperer.setrange(odd, SETTLED_AS, b"\x07")
+        neighbour = await bench.processing("neighbour")
+
+        changed = [
+            await answered(bench.cancel("damaged")),
+            await answered(bench.revive("damaged")),
+            await answered(bench.retain("damaged", ttl=5.0)),
+        ]
+        settled = await bench.queue.settle([bench.settlement(claim), bench.settlement(neighbour)])
+
+        assert [type(answer) for answer in changed] == [StorageCorruptError] * 3
+        assert all("'damaged'" in str(answer) for answer in changed)
+        assert isinstance(settled[0], StorageCorruptError)
+        assert str(settled[1]) == "applied"
+
+
+@in_loop
+async def test_a_lock_that_was_overwritten_is_taken(either_server: Server, key_prefix: str) -> None:
+    """Nobody can hold what names no owner, and reapers must not stand still for ever."""
+    async with benched(either_server, key_prefix) as bench:
+        either_server.command("SET", f"{key_prefix}{STEM}lock:reaper", "tampered")
+
+        assert await bench.queue.hold("reaper", "me", 5.0) is True
+        assert await bench.queue.hold("reaper", "other", 5.0) is False
 
 
 @in_loop

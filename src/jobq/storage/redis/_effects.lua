@@ -55,15 +55,15 @@ local function write(command, key, list)
   return {}
 end
 
--- Writes what was decided; returns the records as they are stored now. Entries come first: if one of their keys is of
--- another type, it refuses before anything has been written.
+-- Writes what was decided; returns the records as they are stored now. New entries come first, then old ones go: if one of
+-- their keys is of another type, it refuses before a record is written, and no job has lost the entry by which it is found.
 local function apply()
-  ready_out = write('ZREM', 'ready', ready_out)
-  later_out = write('ZREM', 'later', later_out)
-  leases_out = write('ZREM', 'leases', leases_out)
   ready_in = write('ZADD', 'ready', ready_in)
   later_in = write('ZADD', 'later', later_in)
   leases_in = write('ZADD', 'leases', leases_in)
+  ready_out = write('ZREM', 'ready', ready_out)
+  later_out = write('ZREM', 'later', later_out)
+  leases_out = write('ZREM', 'leases', leases_out)
   local raws, lasting = {}, {}
   for id, record in pairs(changed) do
     local raw, key = encode(record), stem .. 'j:' .. id
