@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -205,6 +206,55 @@ async def test_a_lock_that_was_overwritten_is_taken(either_server: Server, key_p
 
         assert await bench.queue.hold("reaper", "me", 5.0) is True
         assert await bench.queue.hold("reaper", "other", 5.0) is False
+
+
+@in_loop
+async def test_sleepers_are_woken_for_delayed_jobs_also_after_the_data_is_gone(
+    either_server: Server, key_prefix: str
+) -> None:
+    """A server that was emptied no longer knows that somebody sleeps, and is told again after the next claim."""
+    async with benched(either_server, key_prefix) as bench:
+        sequence = f"{key_prefix}{STEM}seq"
+        for id in ("before", "after"):
+            waiting = asyncio.ensure_future(bench.queue.wait_for_work(5.0))
+            told = "told of the sleeper"
+            await eventually(lambda: either_server.command("HGET", sequence, "longest") == "5000", told, within=3.0)
+            begun = time.monotonic()
+
+            await bench.add(id, delay=4.0)
+            await waiting
+
+            assert time.monotonic() - begun < 3.0
+            either_server.command("DEL", sequence, f"{key_prefix}{STEM}later")
+            await bench.claim()
+
+
+@in_loop
+async def test_a_watch_that_is_cancelled_as_it_begins_listens_to_nothing(
+    either_server: Server, key_prefix: str
+) -> None:
+    """At whatever moment that is: it has two channels to subscribe, and leaves both."""
+
+    def channels() -> list[str]:
+        found = either_server.command("PUBSUB", "CHANNELS", f"{key_prefix}*")
+        assert isinstance(found, list)
+        return found
+
+    async with benched(either_server, key_prefix) as bench, benched(either_server, f"{key_prefix}other:") as other:
+        neighbour = await bench.storage.namespace("neighbour").watch(lambda hint: None)
+        kept = sorted(channels())
+        for turns in range(30):
+            watching = asyncio.ensure_future(bench.queue.watch(lambda hint: None))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+                await (other.look() if turns > 10 else asyncio.sleep(0))
+            watching.cancel()
+            await asyncio.wait([watching])
+            if not watching.cancelled():
+                await watching.result().close()
+
+            await eventually(lambda: sorted(channels()) == kept, "end of the subscriptions")
+        await neighbour.close()
 
 
 @in_loop
