@@ -12,6 +12,9 @@ from typing import Any
 from jobq.errors import StorageError, StorageUnavailableError
 from jobq.storage.redis.servers import Servers
 from jobq.storage.redis.settings import Settings
+from jobq.storage.redis.urls import Place
+from jobq.storage.redis.wire import Dialer
+from tests.servers.server import Server
 from tests.servers.waiting import wait_for
 
 PATIENCE = 15.0
@@ -51,6 +54,16 @@ async def connected(url: str, time_limit: float = 5.0, **options: Any) -> AsyncI
     finally:
         await servers.close()
     await comes_true(lambda: asyncio.all_tasks() <= tasks and _sockets() <= sockets)
+
+
+def dialer_to(server: Server, role: str, *, locate: Callable[[], Awaitable[Place]] | None = None) -> Dialer:
+    """Return what connects to a server, or to wherever the server is said to be."""
+    settings = Settings.from_url(server.url)
+
+    async def here() -> Place:
+        return settings.target.places[0]
+
+    return Dialer(settings, role, time_limit=5.0, locate=locate or here, address=server.url)
 
 
 async def comes_true(look: Callable[[], bool | Awaitable[bool]]) -> None:

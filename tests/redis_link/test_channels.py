@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from jobq.errors import StorageError, StorageUnavailableError
+from jobq.storage.redis.channels import Channels, Subscription
 from jobq.storage.redis.servers import Servers
 from tests.engine.scenes import in_loop
-from tests.redis_link.scenes import Ear, comes_true, connected, server_shows
+from tests.redis_link.scenes import Ear, comes_true, connected, dialer_to, server_shows
 from tests.servers.fixtures import Starter
 from tests.servers.secret import SECRET
 from tests.servers.server import Server
@@ -152,6 +153,36 @@ async def test_a_raising_listener_harms_nobody(either_server: Server, key_prefix
 
         assert await ear.hears(2) == [b"1", b"2"]
         assert told.heard == ["1", "2"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@in_loop
+async def test_channels_closed_as_they_connect_anew_leave_no_connection(either_server: Server, times: int) -> None:
+    """The server was found to be the wrong one at the moment of the end, perhaps by two who looked."""
+    channels = Channels(dialer_to(either_server, "renewed"), time_limit=5.0)
+    await channels.subscribe(Subscription("news", Ear(), Ear()))
+
+    for _ in range(times):
+        channels.renew()
+    await channels.close()
+
+    await server_shows(lambda: "name=jobq-renewed-" not in str(either_server.command("CLIENT", "LIST")))
+
+
+@in_loop
+async def test_channels_that_connect_anew_are_heard_again(either_server: Server, key_prefix: str) -> None:
+    """On one connection, however often that is asked for at a time."""
+    ear, missed = Ear(), Ear()
+    channels = Channels(dialer_to(either_server, "renewed"), time_limit=5.0)
+    await channels.subscribe(Subscription(f"{key_prefix}news", ear, missed))
+
+    channels.renew()
+    channels.renew()
+
+    await missed.hears(1)
+    assert either_server.command("PUBLISH", f"{key_prefix}news", "again") == 1
+    assert await ear.hears(1) == [b"again"]
+    await channels.close()
 
 
 @in_loop

@@ -10,11 +10,9 @@ import pytest
 
 from jobq.errors import StorageError, StorageUnavailableError
 from jobq.storage.redis.link import Link
-from jobq.storage.redis.settings import Settings
 from jobq.storage.redis.urls import Place
-from jobq.storage.redis.wire import Dialer
 from tests.engine.scenes import in_loop
-from tests.redis_link.scenes import Ear, answers, connected, outcome, server_shows
+from tests.redis_link.scenes import Ear, answers, connected, dialer_to, outcome, server_shows
 from tests.servers.fixtures import Starter
 from tests.servers.server import Server
 
@@ -128,8 +126,7 @@ async def test_a_connection_that_ends_as_it_begins_is_followed_by_another(either
 
     leaving = await asyncio.start_server(greet, "127.0.0.1", 0)
     places.append(leaving.sockets[0].getsockname()[1])
-    settings = Settings.from_url(either_server.url)
-    dialer = Dialer(settings, "commands", time_limit=5.0, locate=locate, address="here")
+    dialer = dialer_to(either_server, "commands", locate=locate)
     link = Link(dialer, time_limit=5.0, connected=Ear(), lost=lost)
     link.begin()
 

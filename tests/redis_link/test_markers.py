@@ -11,9 +11,11 @@ import pytest
 
 from jobq.errors import StorageUnavailableError
 from jobq.storage.redis import markers
+from jobq.storage.redis.markers import Markers
 from jobq.storage.redis.servers import Servers
+from jobq.storage.redis.urls import Place
 from tests.engine.scenes import in_loop
-from tests.redis_link.scenes import comes_true, connected, server_shows
+from tests.redis_link.scenes import comes_true, connected, dialer_to, server_shows
 from tests.servers.fixtures import Starter
 from tests.servers.server import Server
 
@@ -286,6 +288,32 @@ async def test_a_list_of_another_type_makes_workers_look_by_themselves(either_se
 
         assert await asyncio.gather(*waits) == [True, True]
         await servers.call(key, ("DEL", key))
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+@pytest.mark.parametrize("times", [1, 2])
+@in_loop
+async def test_markers_closed_as_they_connect_anew_leave_no_connection(
+    either_server: Server, times: int, reachable: bool
+) -> None:
+    """Nor the search for one: the server was found to be the wrong one at the moment of the end."""
+
+    async def nowhere() -> Place:
+        return await asyncio.get_running_loop().create_future()
+
+    async def ignore(_: object) -> None:
+        pass
+
+    dialer = dialer_to(either_server, "renewed", locate=None if reachable else nowhere)
+    markers = Markers(dialer, control="control", interrupt=ignore, give_back=ignore, refused=print)
+    assert await markers.wait("{q}:wake", 0.05) is False
+    await comes_true(lambda: (markers.wire is not None) is reachable)
+
+    for _ in range(times):
+        markers.renew()
+    await markers.close()
+
+    await server_shows(lambda: "name=jobq-renewed-" not in str(either_server.command("CLIENT", "LIST")))
 
 
 async def _blocks(server: Server) -> None:

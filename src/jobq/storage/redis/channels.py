@@ -112,10 +112,9 @@ class Channels:
 
     def renew(self) -> None:
         """Connect anew, since the server is no longer the right one."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()  # At once: the new one may be cancelled before it begins.
-            self._keeper = asyncio.create_task(self._keep(after=keeper))
+        if self._keeper is not None:
+            self._keeper.cancel()  # At once: the new one may be cancelled before it begins.
+            self._keeper = asyncio.create_task(self._keep(after=self._keeper))
 
     async def close(self) -> None:
         keeper, self._keeper = self._keeper, None
@@ -130,7 +129,6 @@ class Channels:
 
     async def _keep(self, after: asyncio.Task[None] | None = None) -> None:
         if after is not None:
-            after.cancel()
             await asyncio.wait([after])
         while True:
             wire = await self._dialer.again()

@@ -112,6 +112,7 @@ class Markers:
     def renew(self) -> None:
         """Connect anew, since the server is no longer the right one."""
         if self._keeper is not None and not self._closing:
+            self._keeper.cancel()  # At once: the new one may be cancelled before it begins.
             self._keeper = asyncio.create_task(self._keep(after=self._keeper))
 
     async def close(self) -> None:
@@ -200,7 +201,6 @@ class Markers:
 
     async def _keep(self, after: asyncio.Task[None] | None = None) -> None:
         if after is not None:
-            after.cancel()
             await asyncio.wait([after])
         while not self._closing:
             wire = await self._dialer.again()
