@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from jobq import GiveUp, Job, JobFailedError, MemoryStorage, Queue, State
+from jobq import GiveUp, Job, JobFailedError, MemoryStorage, Queue, State, StorageUnavailableError
+from jobq._batch import resend
 from jobq.job import NewJob
+from jobq.storage.contract import RESEND_FOR
 from jobq.testing import LOSE_REPLY, FaultyStorage, VirtualClock, planned, run_virtual
-from tests.engine.scenes import Events, echo
+from tests.engine.scenes import Events, echo, passing
 
 pytestmark = pytest.mark.storage("memory")
 
@@ -119,5 +121,41 @@ def test_a_look_is_taken_again() -> None:
             await queue.enqueue("a", 1)
             assert await queue.get_status("a") is not None
         assert storage.troubles["get"] == 1
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("first_ends_at", [0.5, 4.5])
+def test_a_call_that_is_made_again_and_hangs_is_given_up_when_the_time_is_over(first_ends_at: float) -> None:
+    """A server that swallows both requests costs five seconds, not five for each; the outcome is unknown."""
+
+    async def main() -> None:
+        loop, begun, calls = asyncio.get_running_loop(), asyncio.get_running_loop().time(), []
+
+        async def ask() -> None:
+            calls.append(loop.time() - begun)
+            if len(calls) == 1:
+                await passing(first_ends_at)
+                raise StorageUnavailableError("lost")
+            await loop.create_future()
+
+        with pytest.raises(StorageUnavailableError, match="lost"):
+            await resend(VirtualClock(), ask)
+
+        assert len(calls) == 2
+        assert loop.time() - begun <= RESEND_FOR + 0.001
+
+    run_virtual(main)
+
+
+def test_a_first_call_may_take_longer_than_it_would_be_made_again() -> None:
+    """Nobody gives up on a storage that is only slow."""
+
+    async def main() -> None:
+        async def ask() -> str:
+            await passing(2 * RESEND_FOR)
+            return "answer"
+
+        assert await resend(VirtualClock(), ask) == "answer"
 
     run_virtual(main)

@@ -10,6 +10,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import Sentinel
 
+from jobq import RedisStorage
 from jobq.errors import ConfigError
 from jobq.storage.redis.settings import Settings
 from jobq.storage.redis.urls import Place, Target
@@ -108,6 +109,23 @@ def test_sentinels_have_a_login_of_their_own() -> None:
         (f"redis+cluster://u:{SECRET}@a/1", "database"),
         (f"redis+cluster://u:{SECRET}@a,,b", "host"),
         ("", "scheme"),
+        (f"{SECRET}@host:6379", "scheme"),
+        (f"u%40{SECRET}:p@host/0", "scheme"),
+        (f"redis://u:{SECRET}@host?db=", "database"),
+        (f"unix://u:{SECRET}@/path?db=", "database"),
+        ("redis://:@host", "empty"),
+        ("redis://host?password=", "password is empty"),
+        ("redis://host?username=", "username is empty"),
+        (f"redis+sentinel://a/jobs?sentinel_username=&sentinel_password={SECRET}", "sentinel_username is empty"),
+        ("redis+sentinel://a/jobs?sentinel_password=", "sentinel_password is empty"),
+        (f"redis://u:{SECRET}@host?password=p", "twice"),
+        (f"redis://u:p@host?username=u&password={SECRET}", "twice"),
+        (f"redis://u:{SECRET}@ho st", "host"),
+        (f"redis://u:{SECRET}@ host", "host"),
+        (f"redis://u:{SECRET}@ho%20st", "host"),
+        (f"redis://u:{SECRET}@host\n", "host"),
+        (f"redis://u:{SECRET}@ho\0st", "host"),
+        (f"redis+cluster://u:{SECRET}@a, b", "host"),
     ],
 )
 def test_a_malformed_url_is_refused(url: str, named: str) -> None:
@@ -188,3 +206,17 @@ def test_a_clients_unchecked_certificates_stay_unchecked() -> None:
 
     assert connection.ssl_context.cert_reqs == ssl.CERT_NONE
     assert connection.ssl_context.get().check_hostname is False
+
+
+@pytest.mark.parametrize("prefix", ["\ud800", "jobq:\udfff:", "", "a b", "{a}", "\n", "x" * 129, 7, None])
+def test_a_prefix_that_can_begin_no_key_is_refused(prefix: Any) -> None:
+    """When it is given, and not by the first command that cannot be encoded."""
+    with pytest.raises(ConfigError, match="key_prefix="):
+        RedisStorage(key_prefix=prefix)
+
+
+@pytest.mark.parametrize("allowed", ["no", "false", 0, 1, None])
+def test_what_allows_eviction_is_true_or_false(allowed: Any) -> None:
+    """A text that says no would be taken for yes, and jobs be lost."""
+    with pytest.raises(ConfigError, match="allow_eviction="):
+        RedisStorage(allow_eviction=allowed)

@@ -93,7 +93,7 @@ def read_url(url: object) -> tuple[Target, Options, Options]:
         raise ConfigError("url: the service is missing; write redis+sentinel://host1,host2,host3/service")
     if len(segments) > 1 or ("db" in given and segments):
         raise ConfigError("url: its path must be the number of the database alone, such as /0")
-    database = _database(given.get("db") or (segments[0] if segments else "0"))
+    database = _database(given.get("db", segments[0] if segments else "0"))
     mode: Mode = "sentinel" if kind == "sentinel" else "cluster" if kind == "cluster" else "single"
     if mode == "single" and len(places) > 1:
         raise ConfigError("url: more than one host needs redis+sentinel:// or redis+cluster://")
@@ -176,7 +176,7 @@ def _login(username: str | None, password: str | None) -> dict[str, object]:
 def _unix(hosts: str, path: str, options: dict[str, object], given: Mapping[str, str]) -> Target:
     if hosts or len(path) < 2:
         raise ConfigError("url: a unix socket is written unix:///path/to/socket, with three slashes")
-    database = _database(given.get("db") or "0")
+    database = _database(given.get("db", "0"))
     if database:
         options["db"] = database
     return Target("single", False, (Place(path, 0),), "", database)
