@@ -615,6 +615,38 @@ async def test_a_worker_that_cannot_renew_fences_itself(storage: Storage) -> Non
 
 @pytest.mark.slow
 @in_loop
+async def test_an_error_of_any_kind_ends_no_renewal(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
+    """A bug in a storage is logged, and the leases are renewed as soon as it works again."""
+    gated, renewals, renewed = Gated(storage), [], asyncio.Event()
+    gated.twin = lambda: None  # type: ignore[method-assign]
+    queue = Queue[Any, Any](gated, visibility_timeout=1.5, block_timeout=5)
+    waiting, events = Waiting(), Events(queue)
+    queue.execute(waiting)
+
+    async def extend(*arguments: Any) -> Any:
+        renewals.append(arguments)
+        if len(renewals) <= 2:
+            raise RuntimeError("a bug")
+        if len(renewals) == 4:
+            renewed.set()
+        return await storage.namespace("default").extend(*arguments)
+
+    gated.replaced["extend"] = extend
+    async with queue:
+        await queue.enqueue("a", 1)
+        await waiting.begun()
+        async with asyncio.timeout(5):
+            await renewed.wait()
+        waiting.release.set()
+        assert await queue.wait("a") == 1
+
+    assert events.of("lease_lost") == []
+    assert [job.attempts for job in waiting.jobs] == [1]
+    assert "leases were not renewed" in caplog.text
+
+
+@pytest.mark.slow
+@in_loop
 async def test_a_lost_token_fences_the_handler(storage: Storage) -> None:
     """Somebody else holds the job: the next renewal says so, and the first run's result is dropped."""
     gated, claimed = Gated(storage), []

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobq import RedisStorage, State, StorageUnavailableError
+from jobq import Queue, RedisStorage, State, StorageError, StorageUnavailableError
 from tests.faults_redis.scenes import (
     RESUMES_WITHIN,
     Work,
@@ -106,6 +106,22 @@ async def test_a_promoted_replica_takes_over_the_jobs_in_the_middle(
         resumed_in = await load.resumes()
         own_cluster.nodes[0].kill()  # Frozen, it could not be asked whose the slot is.
     assert resumed_in < RESUMES_WITHIN
+
+
+@in_loop
+async def test_a_cluster_is_refused_if_any_of_its_masters_may_evict(cluster: Cluster) -> None:
+    """A queue may be on each of them."""
+    for node in cluster.masters:
+        node.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        try:
+            with pytest.raises(StorageError, match="noeviction") as caught:
+                await Queue[int, int](RedisStorage(cluster.url)).start()
+        finally:
+            node.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+        assert caught.value.code == "MISCONFIGURED"
+    async with Work(RedisStorage(cluster.url)) as work:
+        assert await work.queue.enqueue_and_wait("job", 21) == 42
 
 
 @in_loop
