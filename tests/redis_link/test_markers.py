@@ -299,7 +299,8 @@ async def test_markers_closed_as_they_connect_anew_leave_no_connection(
     """Nor the search for one: the server was found to be the wrong one at the moment of the end."""
 
     async def nowhere() -> Place:
-        return await asyncio.get_running_loop().create_future()
+        never: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+        return await never
 
     async def ignore(_: object) -> None:
         pass

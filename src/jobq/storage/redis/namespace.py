@@ -42,7 +42,7 @@ from jobq.storage.redis.records import (
 _HELD = (Held.LOST, Held.HELD, Held.CANCEL_ASKED)
 _PAGE = 500
 _ADDED_AT_ONCE = 128
-_TAKEN_AT_ONCE = 1000
+_TAKEN_AT_ONCE = 2000
 """Lua passes at most some 8,000 values to a command, and there are two for each job."""
 
 
