@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import AskError, MovedError, RedisError
 
-from jobq.errors import StorageError
+from jobq.errors import StorageError, StorageUnavailableError
 from jobq.storage.redis.channels import Channels, Subscription
 from jobq.storage.redis.link import Closed, Link
 from jobq.storage.redis.markers import Markers
@@ -127,10 +127,14 @@ class Cluster:
 
     async def call_everywhere(self, command: Command) -> list[Any]:
         deadline = asyncio.get_running_loop().time() + self._time_limit
-        try:
-            return [await self._send(place, command, deadline) for place in self._slots.masters()]
-        except RedisError as error:
+        calls = [self._send(place, command, deadline) for place in self._slots.masters()]
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        errors = [reply for reply in replies if isinstance(reply, BaseException)]
+        away = [error for error in errors if isinstance(error, StorageUnavailableError)]
+        if len(errors) > len(away) or len(errors) == len(replies):
+            error = next((error for error in errors if error not in away), errors[0])
             raise explained(self._address, error, command) from error
+        return [reply for reply in replies if reply not in away]
 
     async def subscribe(self, slot_key: str, subscription: Subscription) -> None:
         slot = self._slots.slot(slot_key)

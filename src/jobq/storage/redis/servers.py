@@ -86,7 +86,10 @@ class Servers:
         return self._route.call(slot_key, command)
 
     async def call_everywhere(self, command: Command) -> list[Any]:
-        """Send a command to every server that keeps jobs, and return their replies. Raises like `call`."""
+        """Send a command to every server that keeps jobs, and return the replies of those that can be reached.
+
+        Raises like `call`, if there is none.
+        """
         return await self._route.call_everywhere(command)
 
     async def subscribe(

@@ -79,6 +79,8 @@ class RedisStorage(Connection):
         servers.report_outages(self._tell_outage, self._tell_recovery)
         self._use(servers, key_prefix, clock)
         self._allow_eviction = check_bool("allow_eviction", allow_eviction)
+        self._looked_at = False
+        """Whether the servers are known to be fit, as a twin's are."""
 
     def _use(self, servers: Servers, key_prefix: str, clock: Clock | None) -> None:
         self._servers = servers
@@ -105,7 +107,7 @@ class RedisStorage(Connection):
         Connection.__init__(twin)
         twin._cluster, twin._database = self._cluster, self._database
         twin._use(self._servers.twin(), self._key_prefix, self._given_clock)
-        twin._allow_eviction = True  # It was looked at already.
+        twin._looked_at = True
         return twin
 
     def __repr__(self) -> str:
@@ -167,9 +169,10 @@ class RedisStorage(Connection):
         try:
             stem = f"{self._key_prefix}{{-}}:"  # No queue can have this name.
             address = self._servers.address
-            for info in await self._servers.call_everywhere(("INFO",)):
-                refuse_unfit(address, info, allow_eviction=self._allow_eviction, cluster=self._cluster)
-            await self._try_commands(stem, address)
+            if not self._looked_at:
+                for info in await self._servers.call_everywhere(("INFO",)):
+                    refuse_unfit(address, info, allow_eviction=self._allow_eviction, cluster=self._cluster)
+                await self._try_commands(stem, address)
         except BaseException:
             await self._servers.close()
             raise
