@@ -125,6 +125,22 @@ async def test_a_cluster_is_refused_if_any_of_its_masters_may_evict(cluster: Clu
 
 
 @in_loop
+async def test_a_master_that_is_away_keeps_no_queue_of_another_from_starting(own_cluster: Cluster) -> None:
+    """Where a Cluster serves what it can, one dead master must not be everybody's."""
+    slot = int(own_cluster.nodes[0].command("CLUSTER", "KEYSLOT", "{-}"))
+    asked = own_cluster.node_of(slot)  # For what the user may do.
+    for node in own_cluster.nodes:
+        node.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    dead, *_ = (node for node in own_cluster.masters if node is not asked)
+    name, _ = queue_at(own_cluster, asked)
+    dead.kill()
+
+    storage = RedisStorage(own_cluster.url)
+    async with Queue[int, int](storage, name=name) as queue:
+        assert (await queue.enqueue("job", 1)).status == "queued"
+
+
+@in_loop
 async def test_a_slot_that_moves_under_a_queue_takes_its_jobs_along(own_cluster: Cluster) -> None:
     """There and back again, a few keys at a time, and with everything that is asked in between."""
     load = Load(own_cluster)
