@@ -153,12 +153,13 @@ class Reaper:
     async def stop(self) -> None:
         """Stop looking, hand over the lead, disconnect. Stopping twice is harmless; it may be started again.
 
-        Cancelled, the stop goes on in the background.
+        Awaited inside a listener, it begins the stop and returns at once. Cancelled, the stop goes on in the background.
         """
         stopping = asyncio.get_running_loop().create_task(self._stop())
         self._stops.add(stopping)
         stopping.add_done_callback(self._stops.discard)
-        await asyncio.shield(stopping)
+        if not self._emitter.calling:
+            await asyncio.shield(stopping)
 
     async def _stop(self) -> None:
         async with self._changing:
