@@ -743,6 +743,33 @@ async def test_a_worker_that_cannot_renew_fences_itself(storage: Storage) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("twin", [True, False], ids=["in a thread", "in the loop"])
+@in_loop
+async def test_a_bug_of_the_storage_does_not_end_the_renewing_of_leases(
+    storage: Storage, twin: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exception that no storage should raise is logged, and the renewal repeated."""
+    gated = Gated(storage)
+    other = storage.twin() if twin else None
+    renewing = Gated(other) if other is not None else gated
+    gated.twin = lambda: renewing if twin else None  # type: ignore[method-assign]
+    renewing.failures["extend"] = [ConnectionResetError("a bug")]
+    queue, waiting = Queue[Any, Any](gated, visibility_timeout=0.6, max_attempts=1), Waiting()
+    queue.execute(waiting)
+    events = Events(queue)
+    async with queue:
+        await queue.enqueue("a", 7)
+        await waiting.begun()
+        await passing(0.9)
+        waiting.release.set()
+        assert await queue.wait("a", timeout=1) == 7
+
+    assert not events.of("lease_lost")
+    assert not renewing.failures["extend"]
+    assert "a bug" in caplog.text
+
+
+@pytest.mark.slow
 @in_loop
 async def test_a_lost_token_fences_the_handler(storage: Storage) -> None:
     """Somebody else holds the job: the next renewal says so, and the first run's result is dropped."""
