@@ -1,4 +1,4 @@
-"""Timeouts: any number of deadlines behind one timer, each in time and in order, and nothing kept of those that ended."""
+"""Timeouts: any number of deadlines behind one timer, each in time and in order, and nothing kept of what ended."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from jobq._timeouts import Timeouts
 from jobq.testing import run_virtual
+from tests.engine.scenes import passing
 
 HOUR = 3600.0
 
@@ -51,7 +52,7 @@ def test_those_that_wait_outlast_a_sweep_and_expire_in_order() -> None:
         timeouts.add(Noted(expired, "third"), 3.0)
         _fill_and_discard(timeouts, 1500)
         timeouts.add(Noted(expired, "second"), 2.0)
-        await asyncio.sleep(5)
+        await passing(5)
         timeouts.close()
         return expired
 
@@ -73,7 +74,7 @@ def test_a_sweep_while_others_expire_loses_none() -> None:
 
         for name, seconds in (("before", 1.0), ("sweeps", 1.0), ("alike", 1.0), ("next", 1.01), ("later", 2.0)):
             timeouts.add(Noted(expired, name, crowd if name == "sweeps" else lambda: None), seconds)
-        await asyncio.sleep(3)
+        await passing(3)
         timeouts.close()
         return [name for name, _ in expired]
 
