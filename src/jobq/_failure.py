@@ -61,7 +61,8 @@ def failure_of(snapshot: Snapshot) -> JobFailedError:
 def code_of(error: BaseException) -> str | None:
     """Return an exception's own ``code`` if that is a text; reading it may run a stranger's code."""
     try:
-        code = getattr(error, "code", None)
+        own = vars(error)  # First, since that is where it is given one: a SystemExit has a number of that name.
+        code = own["code"] if "code" in own else getattr(error, "code", None)
     except BaseException:
         return None
     return str.__str__(code) if isinstance(code, str) else None

@@ -315,8 +315,11 @@ async def _extend(group: LeaseGroup, namespace: Namespace, some: Sequence[Runnin
 
 
 async def _ended(thread: threading.Thread) -> None:
-    """Wait for a thread without blocking the loop, and without another thread to wait in."""
-    for _ in range(200):
+    """Wait for a thread without blocking the loop, and without another thread to wait in.
+
+    One that a storage holds up ends by itself, later than a stop may take.
+    """
+    for _ in range(60):
         if not thread.is_alive():
             return
         await asyncio.sleep(0.005)

@@ -168,7 +168,9 @@ class Queue(Generic[P, R]):
             raise self._wrong_loop()
         if self._loop is not loop or self._starting is None:
             self._loop, self._starting = loop, asyncio.Lock()
-        if self._stopping is not None and self._emitter.calling:
+        if self._emitter.calling and (self._stopping is not None or self._starting.locked()):
+            if self._stopping is None and self._open is not None:
+                return  # The start that waits for this listener has done it.
             raise QueueClosedError(f"queue {self.name!r} is being stopped and waits for this listener: start it later")
         async with self._starting:
             if self._stopping is not None:
@@ -201,22 +203,24 @@ class Queue(Generic[P, R]):
             timeout: seconds for running handlers to finish; ``visibility_timeout`` if None; 0 cancels at once.
         """
         seconds = check_optional_seconds("timeout", timeout)
-        if self._open is None and self._starting is not None and self._loop is asyncio.get_running_loop():
+        loop, calling = asyncio.get_running_loop(), self._emitter.calling
+        # What waits for a listener must not be waited for by it.
+        if self._open is None and self._starting is not None and self._loop is loop and not calling:
             async with self._starting:  # A start that is under way ends first.
                 pass
         opened = self._open
         if opened is None:
-            if self._stopping is not None and not self._emitter.calling:
+            if self._stopping is not None and not calling:
                 await asyncio.wait([self._stopping])
             return
-        if self._loop is not asyncio.get_running_loop():
+        if self._loop is not loop:
             raise self._wrong_loop()
         if self._stopping is None:
             wait = self._worker_options.lease if seconds is None else seconds
-            self._stopping = asyncio.get_running_loop().create_task(self._close(opened, wait))
+            self._stopping = loop.create_task(self._close(opened, wait))
             self._stopping.add_done_callback(self._stopped)
         inside = current_worker.get()
-        if (inside is None or inside is not opened.worker) and not self._emitter.calling:
+        if (inside is None or inside is not opened.worker) and not calling:
             await asyncio.shield(self._stopping)
 
     async def __aenter__(self) -> Queue[P, R]:
@@ -498,10 +502,8 @@ class Queue(Generic[P, R]):
     def _serdes(self, handler: Handler[P, R] | None) -> tuple[Serde[P], Serde[R]]:
         payload_type, result_type = types_of(self, Queue, handler)
         payload_serde, result_serde = self._explicit_serdes
-        return (
-            payload_serde or serde_for(payload_type, root="payload"),
-            result_serde or serde_for(result_type, root="result"),
-        )
+        payload_serde = payload_serde or serde_for(payload_type, root="payload")
+        return payload_serde, result_serde or serde_for(result_type, root="result")
 
     async def _connect(self, payload_serde: Serde[P], result_serde: Serde[R]) -> _Open[P, R]:
         clock = self._storage.clock

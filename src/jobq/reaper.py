@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from jobq._leader import Leadership
 from jobq._reaper import Reaping
-from jobq.checks import check_logger, check_name, check_seconds
+from jobq.checks import check_logger, check_name, check_seconds, check_storage
 from jobq.errors import ConfigError
 from jobq.events import REAPER_EVENTS, Emitter, L, Listener
 from jobq.storage.contract import Hint, HintKind, Rescued, Storage, Watch
@@ -101,7 +101,7 @@ class Reaper:
         if leader_election is not None and not isinstance(leader_election, LeaderElection):
             raise ConfigError(f"leader_election: must be a LeaderElection, not {type(leader_election).__name__}")
         self.name = check_name("name", "default" if name is None else name)
-        self._storage = storage
+        self._storage = check_storage(storage)
         self._namespace = storage.namespace(self.name)
         self._longest = check_seconds("visibility_timeout", visibility_timeout, zero=False)
         self._election = leader_election
@@ -153,12 +153,13 @@ class Reaper:
     async def stop(self) -> None:
         """Stop looking, hand over the lead, disconnect. Stopping twice is harmless; it may be started again.
 
-        Cancelled, the stop goes on in the background.
+        Awaited inside a listener, it begins the stop and returns at once. Cancelled, it goes on in the background.
         """
         stopping = asyncio.get_running_loop().create_task(self._stop())
         self._stops.add(stopping)
         stopping.add_done_callback(self._stops.discard)
-        await asyncio.shield(stopping)
+        if not self._emitter.calling:
+            await asyncio.shield(stopping)
 
     async def _stop(self) -> None:
         async with self._changing:

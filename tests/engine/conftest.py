@@ -17,11 +17,13 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Look what was there before and what is there afterwards; tasks are looked for by `in_loop`, in their loop."""
     if "storage" in request.fixturenames:
         request.getfixturevalue("storage")  # A server that many tests share may start with this one, and stays.
+    # Asked for now, it outlasts this fixture.
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     threads, descriptors = set(threading.enumerate()), opened()
     yield
 
     def left() -> list[object]:
-        sockets = request.getfixturevalue("tmp_path").rglob("sockets/*") if "tmp_path" in request.fixturenames else ()
+        sockets = folder.rglob("sockets/*") if folder is not None else ()
         return [*(set(threading.enumerate()) - threads), *(opened() - descriptors), *sockets]
 
     if left():

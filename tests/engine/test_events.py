@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import Any
 
 import pytest
 
-from jobq import ConfigError, GiveUp, Job, JobFailedError, JobTimeoutError, MaxRetriesError, Queue
+from jobq import ConfigError, GiveUp, Job, JobFailedError, JobTimeoutError, MaxRetriesError, Queue, QueueClosedError
 from jobq.events import QUEUE_EVENTS
 from jobq.storage.contract import Storage
 from tests.engine.scenes import Events, Waiting, echo, in_loop
@@ -315,6 +316,16 @@ class Odd(BaseException):
     """Not an Exception, as some libraries raise."""
 
 
+class Unprintable(Exception):
+    """What it says cannot be asked for."""
+
+    def __init__(self, raised: BaseException) -> None:
+        self.raised = raised
+
+    def __str__(self) -> str:
+        raise self.raised
+
+
 @pytest.mark.parametrize("raised", [ValueError("oh"), asyncio.CancelledError("oh"), Odd("oh")], ids=repr)
 @pytest.mark.parametrize("event", ["completed", "failing", "failed"])
 @in_loop
@@ -410,6 +421,31 @@ async def test_an_error_without_a_listener_is_logged(storage: Storage, caplog: p
     assert record.exc_info is not None
 
 
+@pytest.mark.parametrize("raised", [RuntimeError("no text"), Odd("no text"), asyncio.CancelledError()], ids=repr)
+@in_loop
+async def test_an_error_that_cannot_be_printed_harms_no_job_and_no_caller(
+    storage: Storage, caplog: pytest.LogCaptureFixture, raised: BaseException
+) -> None:
+    """It is logged by its type, and those who travelled with it are settled and told of."""
+    queue = Queue[Any, Any](storage, concurrency=10)
+    queue.execute(echo)
+    done: list[str] = []
+
+    @queue.on("completed")
+    def harmful_once(id: str, result: Any) -> None:
+        done.append(id)
+        if len(done) == 1:
+            raise Unprintable(raised)
+
+    async with queue:
+        await queue.enqueue_many([(str(number), number) for number in range(5)])
+        await asyncio.gather(*(queue.wait(str(number), timeout=2) for number in range(5)))
+        assert await queue.enqueue_and_wait("last", 1, timeout=2) == 1
+
+    assert sorted(done) == ["0", "1", "2", "3", "4", "last"]
+    assert [record.getMessage() for record in caplog.records if "Unprintable" in record.getMessage()]
+
+
 @in_loop
 async def test_an_error_listener_that_raises_is_logged_and_not_called_for_ever(
     storage: Storage, caplog: pytest.LogCaptureFixture
@@ -472,6 +508,92 @@ async def test_stop_awaited_in_a_listener_does_not_lock_up(storage: Storage) -> 
     await queue.enqueue("a", 1)
     await events.until("stopped")
     await queue.stop()
+
+
+@pytest.mark.parametrize("event", ["started", "enqueued", "stopped"])
+@in_loop
+async def test_stop_awaited_in_a_listener_is_not_held_up_by_it(storage: Storage, event: str) -> None:
+    """Whoever waits for a listener must not be waited for by it."""
+    queue, returned = Queue[Any, Any](storage), []
+
+    @queue.on(event)
+    async def last(*arguments: Any) -> None:
+        await queue.stop()
+        returned.append(event)
+
+    begun = time.monotonic()
+    await queue.start()
+    with contextlib.suppress(QueueClosedError):  # A stop that has begun may be sooner.
+        await queue.enqueue("a", 1)
+    await queue.stop()
+
+    assert time.monotonic() - begun < 2
+    assert returned == [event]
+    with pytest.raises(QueueClosedError):
+        await queue.counts()
+
+
+@in_loop
+async def test_start_awaited_in_a_listener_of_started_changes_nothing(storage: Storage) -> None:
+    """It is started, and a start that waits for the listener goes on."""
+    queue, returned = Queue[Any, Any](storage), []
+    queue.execute(echo)
+
+    @queue.on("started")
+    async def again() -> None:
+        await queue.start()
+        returned.append("started")
+
+    async with asyncio.timeout(2):
+        async with queue:
+            assert await queue.enqueue_and_wait("a", 1) == 1
+
+    assert returned == ["started"]
+
+
+@in_loop
+async def test_start_awaited_in_a_listener_of_stopped_is_refused(storage: Storage) -> None:
+    """The stop waits for the listener, so that a start after it could never come."""
+    queue = Queue[Any, Any](storage)
+    events = Events(queue)
+
+    @queue.on("stopped")
+    async def again() -> None:
+        await queue.start()
+
+    await queue.start()
+    async with asyncio.timeout(2):
+        await queue.stop()
+
+    [(error,)] = events.of("error")
+    assert type(error) is QueueClosedError
+
+
+@pytest.mark.parametrize("call", ["start", "stop"])
+@in_loop
+async def test_a_listener_of_stopped_does_not_hold_up_a_start_that_is_cancelled(storage: Storage, call: str) -> None:
+    """Such a start closes what it has opened, and tells of it while it still holds back other starts."""
+    queue, begun, go = Queue[Any, Any](storage), asyncio.Event(), asyncio.Event()
+
+    @queue.on("started")
+    async def slow() -> None:
+        begun.set()
+        await go.wait()
+
+    @queue.on("stopped")
+    async def again() -> None:
+        await getattr(queue, call)()
+
+    events = Events(queue)
+    starting = asyncio.create_task(queue.start())
+    await begun.wait()
+    starting.cancel()
+    go.set()
+    async with asyncio.timeout(2):
+        await asyncio.wait([starting])
+
+    assert starting.cancelled()
+    assert len(events.of("error")) == (call == "start")
 
 
 def test_the_events_are_the_documented_ones() -> None:

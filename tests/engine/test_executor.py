@@ -52,6 +52,17 @@ class Odd(BaseException):
     """Not an Exception."""
 
 
+class Panic(Exception):
+    """Asked for its text or its code, it raises what is no Exception."""
+
+    def __str__(self) -> str:
+        raise Odd
+
+    @property
+    def code(self) -> str:
+        raise SystemExit(3)
+
+
 class Slotted(Exception):
     """It has no room for a code."""
 
@@ -118,6 +129,7 @@ ERRORS: list[BaseException] = [
     ValueError("x" * 100_000),
     Unprintable(),
     HostileCode(),
+    Panic(),
     RetryLater(0.0),
 ]
 
@@ -534,7 +546,7 @@ async def test_a_payload_that_the_handler_changes_is_whole_again_on_retry(storag
 class Picky:
     """A serde that cannot read what it wrote."""
 
-    def __init__(self, raised: Exception) -> None:
+    def __init__(self, raised: BaseException) -> None:
         self.raised = raised
 
     def serialize(self, value: Any) -> bytes:
@@ -544,9 +556,20 @@ class Picky:
         raise self.raised
 
 
-@pytest.mark.parametrize("raised", [ValueError("what is this"), SerializationError("what is this"), Slotted("what is")])
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ValueError("what is this"),
+        SerializationError("what is this"),
+        Slotted("what is"),
+        Odd("a panic"),
+        SystemExit(3),
+        asyncio.CancelledError(),
+    ],
+    ids=repr,
+)
 @in_loop
-async def test_a_payload_that_cannot_be_decoded_is_set_aside(storage: Storage, raised: Exception) -> None:
+async def test_a_payload_that_cannot_be_decoded_is_set_aside(storage: Storage, raised: BaseException) -> None:
     """failed(DESERIALIZATION) after one attempt; the worker goes on."""
     queue = Queue[Any, Any](storage, payload_serde=Picky(raised), max_attempts=5)
     ran: list[str] = []
@@ -591,7 +614,7 @@ class Wrong:
         self.data = data
 
     def serialize(self, value: Any) -> Any:
-        if isinstance(self.data, Exception):
+        if isinstance(self.data, BaseException):
             raise self.data
         return self.data
 
@@ -620,6 +643,34 @@ async def test_a_serde_must_return_bytes(storage: Storage, data: Any) -> None:
 
     assert caught.value.error.code == "SERIALIZATION"
     assert caught.value.attempts == 1
+
+
+@pytest.mark.parametrize("raised", [Odd("a panic"), SystemExit(3), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize("hooked", [False, True], ids=["", "hooked"])
+@in_loop
+async def test_a_result_serde_that_panics_fails_its_job_and_not_the_worker(
+    storage: Storage, raised: BaseException, hooked: bool
+) -> None:
+    """Whatever a serde of the user's raises; that of a changed result is reported, and the original stands."""
+    serde = Wrong(b"stored") if hooked else Wrong(raised)
+
+    def hook(context: Any) -> None:
+        serde.data = raised
+
+    queue = Queue[Any, Any](storage, payload_serde=Raw(), result_serde=serde, after_execution=hook if hooked else None)
+    queue.execute(async_handler)
+    events = Events(queue)
+    async with queue:
+        for id in ("a", "next"):
+            if hooked:
+                serde.data = b"stored"
+                assert await queue.enqueue_and_wait(id, b"1", timeout=2) == b"stored"
+                continue
+            with pytest.raises(JobFailedError) as caught:
+                await queue.enqueue_and_wait(id, b"1", timeout=2)
+            assert caught.value.error.code == "SERIALIZATION"
+
+    assert events.of("error") == ([(raised,)] * 2 if hooked else [])
 
 
 class Raw:

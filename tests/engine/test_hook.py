@@ -22,7 +22,7 @@ from jobq import (
     StorageUnavailableError,
 )
 from jobq.storage.contract import Storage
-from tests.engine.scenes import Events, Gated, Waiting, in_loop
+from tests.engine.scenes import Events, Gated, Waiting, in_loop, passing
 
 Context = ExecutionContext[Any, Any]
 
@@ -347,6 +347,46 @@ async def test_it_is_called_when_a_function_used_up_its_time(storage: Storage) -
 
     assert told == [("a", "failed", TimeoutError)]
     assert len(seen) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threaded", [False, True], ids=["coroutine", "thread"])
+@in_loop
+async def test_it_is_called_once_although_the_handler_ends_while_it_judges(storage: Storage, threaded: bool) -> None:
+    """A handler that ends after its time waits for what was begun without it."""
+    seen: list[Context] = []
+    called, go, end = asyncio.Event(), asyncio.Event(), threading.Event()
+
+    async def slow_hook(context: Context) -> None:
+        seen.append(context)
+        called.set()
+        await go.wait()
+
+    queue = Queue[Any, Any](storage, after_execution=slow_hook, max_attempts=1, job_timeout=0.05)
+    ignored, ended = asyncio.Event(), asyncio.Event()
+
+    def function(job: Job[Any]) -> None:
+        end.wait(5)
+
+    async def ignoring(job: Job[Any]) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await ignored.wait()
+        await ignored.wait()
+
+    queue.execute(function if threaded else ignoring)
+    queue.on("failed", lambda id, error: ended.set())
+    async with queue:
+        await queue.enqueue("a", 1)
+        await called.wait()
+        end.set()
+        ignored.set()
+        await passing(0.05)
+        go.set()
+        await ended.wait()
+        with pytest.raises(MaxRetriesError):
+            await queue.wait("a", timeout=1)
+
+    assert [(context.id, context.status, type(context.error)) for context in seen] == [("a", "failed", TimeoutError)]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -333,6 +334,63 @@ async def test_queues_that_come_and_go_keep_their_leases(storage: Storage) -> No
         assert not events.of("lease_lost")
 
 
+def _no_loop_at_first(monkeypatch: pytest.MonkeyPatch, *, failures: int) -> list[str]:
+    """Let the thread that renews fail to make a loop, as it does while no descriptor is free."""
+    make, failed = asyncio.events.new_event_loop, []
+
+    def new_event_loop() -> asyncio.AbstractEventLoop:
+        name = threading.current_thread().name
+        if name == "jobq-leases" and len(failed) < failures:
+            failed.append(name)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return make()
+
+    monkeypatch.setattr(asyncio.events, "new_event_loop", new_event_loop)
+    return failed
+
+
+@pytest.mark.slow
+@in_loop
+async def test_leases_are_renewed_although_no_descriptor_was_free_at_first(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread tries again until it can, and says once why."""
+    monkeypatch.setattr("jobq._lease._PAUSE", 0.02)
+    failed = _no_loop_at_first(monkeypatch, failures=2)
+    queue, waiting = Queue[Any, Any](storage, visibility_timeout=1.0, max_attempts=1), Waiting()
+    queue.execute(waiting)
+    events = Events(queue)
+    async with queue:
+        await queue.enqueue("a", 7)
+        await waiting.begun()
+        await passing(1.3)
+        waiting.release.set()
+        assert await queue.wait("a", timeout=1) == 7
+
+    assert len(failed) == 2
+    assert not events.of("lease_lost")
+    assert len([record for record in caplog.records if "cannot be renewed" in record.getMessage()]) == 1
+
+
+@pytest.mark.slow
+@in_loop
+async def test_a_queue_stops_in_time_while_its_leases_cannot_be_renewed(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that tries again ends with the last queue."""
+    failed = _no_loop_at_first(monkeypatch, failures=1000)
+    queue = Queue[Any, Any](storage)
+    queue.execute(echo)
+    with nothing_left():
+        async with queue:
+            await queue.enqueue_and_wait("a", 1)
+        begun = time.monotonic()
+        await queue.stop()
+
+    assert failed
+    assert time.monotonic() - begun < 1
+
+
 # Loops and processes
 
 
@@ -553,6 +611,29 @@ async def test_a_second_signal_ends_the_handlers(storage: Storage) -> None:
 
     assert time.monotonic() - begun < 1
     assert waiting.cancelled == ["a"]
+
+
+@in_loop
+async def test_a_signal_reaches_every_run_of_a_loop(storage: Storage) -> None:
+    """However many there are, and until the last has ended; then the signals are nobody's again."""
+    before = signal.getsignal(signal.SIGTERM)
+    queues = [Queue[Any, Any](storage, name=name) for name in ("first", "second", "third")]
+    started = [Events(queue) for queue in queues]
+    for queue in queues:
+        queue.execute(echo)
+    first, *others = [asyncio.create_task(queue.run()) for queue in queues]
+    for events in started:
+        await events.until("started")
+    await queues[0].stop()
+    await first
+    assert signal.getsignal(signal.SIGTERM) != before
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait(others, timeout=3)
+    for queue in queues:
+        await queue.stop()  # So that the loop of a failed test can end.
+
+    assert [running.done() for running in others] == [True, True]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @in_loop

@@ -41,3 +41,9 @@ def test_processes_wake_up_at_different_moments() -> None:
 def test_an_endless_sleep_stays_one() -> None:
     """A queue may be told hardly ever to look by itself."""
     assert Moments(1e9, "host-1").next_in(100.0) == pytest.approx(1e9, rel=0.1)
+
+
+@given(st.floats(0.0, 0.001, exclude_min=True), LABEL, TIME)
+def test_a_tiny_sleep_is_one(longest: float, label: str, now: float) -> None:
+    """Nothing is divided by what is hardly more than zero, and no sleep is negative."""
+    assert 0.0 <= Moments(longest, label).next_in(now) <= max(longest, 1e-6)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +15,19 @@ import pytest
 from jobq import (
     ConfigError,
     EnqueueItem,
+    FileStorage,
+    JsonSerde,
     LeaderElection,
+    MemoryStorage,
     PayloadTooLargeError,
     Queue,
     Reaper,
     SerializationError,
     State,
+    open_storage,
 )
 from jobq.storage.contract import Storage
-from tests.engine.scenes import echo, in_loop
+from tests.engine.scenes import echo, in_loop, passing
 
 ABSURD = [-1, -0.001, math.nan, math.inf, -math.inf, 1e18, 10**400, "5", b"5", True, False, [], object()]
 NO_DURATION = [*ABSURD, timedelta(seconds=-1), timedelta.max]
@@ -55,8 +62,9 @@ def cases(**values: list[Any]) -> Any:
     loop_stall_limit=[*NO_DURATION, 0, 0.0, timedelta(0)],
     retry=[3, "x", True, object()],
     after_execution=[3, "x", True, object()],
-    payload_serde=[3, "x", print, object()],
-    result_serde=[3, "x", print, object()],
+    logger=[5, "jobq", True, object(), logging.Logger],
+    payload_serde=[3, "x", print, object(), JsonSerde],
+    result_serde=[3, "x", print, object(), JsonSerde],
 )
 def test_an_option_of_a_queue_is_refused_by_name(storage: Storage, option: str, value: Any) -> None:
     """ConfigError is a ValueError, with a message that names the option."""
@@ -90,6 +98,7 @@ def test_an_option_of_a_queue_is_taken(storage: Storage, option: str, value: Any
 @cases(
     visibility_timeout=[*NO_DURATION, 0, 0.0, timedelta(0), None],
     leader_election=[3, "x", True, {"enabled": True}, LeaderElection],
+    logger=[5, "jobq", True, object(), logging.Logger],
 )
 def test_an_option_of_a_reaper_is_refused_by_name(storage: Storage, option: str, value: Any) -> None:
     """Like a queue's."""
@@ -106,6 +115,55 @@ def test_a_setting_of_an_election_is_refused_by_name(option: str, value: Any) ->
     """Like a queue's."""
     with pytest.raises(ConfigError, match=option):
         LeaderElection(**{option: value})
+
+
+@pytest.mark.parametrize("kind", [Queue, Reaper])
+@pytest.mark.parametrize("value", [None, 5, "memory://", MemoryStorage, FileStorage, object()], ids=shown)
+def test_what_is_no_storage_is_refused(kind: Any, value: Any) -> None:
+    """With a word on what it should be, and not at the first use."""
+    with pytest.raises(ConfigError, match=r"^storage: .*open_storage"):
+        kind(value)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "lone \ud800", b"bytes", 5, None], ids=shown)
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    """By name and value, and before anything is made."""
+    with pytest.raises(ConfigError, match="base_path"):
+        FileStorage(path)
+
+
+@pytest.mark.parametrize("durability", [["full"], {}, None, "fast", 1], ids=shown)
+def test_what_is_no_durability_is_refused(tmp_path: Path, durability: Any) -> None:
+    """Also what cannot be looked up in a table."""
+    with pytest.raises(ConfigError, match="durability"):
+        FileStorage(tmp_path, durability=durability)
+
+
+@pytest.mark.parametrize("url", ["file://[::1", "file:///a%00b", "file:", "file:///", "file://elsewhere/x"])
+def test_a_url_of_files_that_is_none_is_refused(url: str) -> None:
+    """Typed, whatever is wrong with it."""
+    with pytest.raises(ConfigError):
+        open_storage(url)
+
+
+@in_loop
+async def test_a_path_in_a_url_is_any_bytes(tmp_path: Path) -> None:
+    """A file's name need not be text."""
+    async with Queue[Any, Any](open_storage(f"file://{tmp_path}/x%ff")) as queue:
+        await queue.enqueue("a", 1)
+
+    assert os.listdir(os.fsencode(tmp_path)) == [b"x\xff"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize("block_timeout", [5e-324, 1e-9])
+@in_loop
+async def test_a_tiny_block_timeout_works(storage: Storage, block_timeout: float) -> None:
+    """It is taken, so jobs must run with it."""
+    queue = Queue[Any, Any](storage, block_timeout=block_timeout)
+    queue.execute(echo)
+    async with queue:
+        await passing(0.02)
+        assert await queue.enqueue_and_wait("a", 1, timeout=2) == 1
 
 
 @pytest.mark.parametrize("kind", [Queue, Reaper])

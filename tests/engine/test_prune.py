@@ -64,12 +64,14 @@ def test_an_idle_queue_is_pruned_less_and_less_often() -> None:
     assert _pauses(Pruned(iter([]))) == pytest.approx([15, 30, 60, 120, 120, 120, 120], rel=0.1)
 
 
-@pytest.mark.parametrize("why", ["work", "records", "trouble"])
+@pytest.mark.parametrize("why", ["work", "records", "trouble", "bug"])
 def test_a_queue_with_something_to_prune_is_pruned_soon_again(why: str) -> None:
-    """After work, after something was found, and if the storage was away."""
+    """After work, after something was found, if the storage was away, and if it raised what none should."""
     queue = Pruned(iter([5] * 99 if why == "records" else []))
     if why == "trouble":
         queue.trouble = StorageUnavailableError("away")
+    if why == "bug":
+        queue.trouble = ConnectionResetError("a bug")
 
     assert all(13.0 < pause < 15.1 for pause in _pauses(queue, needed=why == "work"))
     assert len(queue.asked_at) >= 39

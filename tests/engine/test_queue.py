@@ -273,6 +273,30 @@ async def test_enqueue_many_stores_nothing_if_one_item_is_refused(
         assert sum((await queue.counts()).values()) == 0
 
 
+@in_loop
+async def test_enqueue_many_tells_of_all_that_was_stored_beside_a_result_that_cannot_be_decoded(
+    storage: Storage,
+) -> None:
+    """One that was stored for another type is no reason to keep silent about the others."""
+    worker, producer = Queue[int, Any](storage), Queue[int, int](storage)
+
+    @worker.execute
+    async def word(job: Job[int]) -> str:
+        return "text"
+
+    async with worker:
+        await worker.enqueue_and_wait("done", 1)
+    told: list[str] = []
+    producer.on("enqueued", told.append)
+    async with producer:
+        with pytest.raises(SerializationError) as caught:
+            await producer.enqueue_many([("a", 1), ("done", 1), ("b", 2)])
+        assert (await producer.counts())[State.QUEUED] == 2
+
+    assert caught.value.code == "DESERIALIZATION"
+    assert told == ["a", "b"]
+
+
 # enqueue_and_wait, wait
 
 

@@ -210,6 +210,61 @@ async def test_starting_and_stopping_twice_is_harmless(storage: Storage) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("election", [None, LeaderElection()], ids=["alone", "elected"])
+@in_loop
+async def test_a_stop_that_is_cancelled_goes_on(storage: Storage, election: LeaderElection | None) -> None:
+    """At whichever step: nothing stays open, and a queue on the same storage works."""
+    for turns in range(9):
+        reaper = Reaper(storage, leader_election=election)
+        await reaper.start()
+        await passing(0.01)
+        stopping = asyncio.create_task(reaper.stop())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        stopping.cancel()
+        await asyncio.wait([stopping])
+        await reaper.stop()
+
+        assert not reaper.is_leader
+        async with asyncio.timeout(2), Queue[Any, Any](storage) as queue:
+            assert (await queue.enqueue(f"job-{turns}", 1)).status == "queued"
+
+
+@in_loop
+async def test_stop_awaited_in_a_listener_begins_the_stop(storage: Storage) -> None:
+    """It returns at once, and the stop waits for the listener."""
+    reaper, ended = Reaper(storage, visibility_timeout=0.05), asyncio.Event()
+
+    @reaper.on("stalled")
+    async def enough(id: str) -> None:
+        await reaper.stop()
+        await asyncio.sleep(0)
+        ended.set()
+
+    async with Queue[Any, Any](storage) as queue, reaper:
+        await abandon(storage, queue, "a")
+        async with asyncio.timeout(2):
+            await ended.wait()
+        await reaper.stop()
+        assert not reaper.is_leader
+
+
+@pytest.mark.slow
+@in_loop
+async def test_an_error_of_any_kind_does_not_end_it_in_silence(storage: Storage) -> None:
+    """A storage with a bug is told of like one in trouble."""
+    gated, bug = Gated(storage), ConnectionResetError("a bug")
+    reaper = Reaper(gated, visibility_timeout=0.05)
+    events = Events(reaper)
+    gated.failures["rescue"] = [bug]
+    async with Queue[Any, Any](storage) as queue, reaper:
+        await abandon(storage, queue, "a")
+        await events.until("stalled", within=4)
+
+    assert events.of("error") == [(bug,)]
+
+
+@pytest.mark.slow
 @in_loop
 async def test_trouble_is_reported_once_and_sat_out(storage: Storage) -> None:
     """Then it goes on."""

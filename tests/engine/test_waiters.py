@@ -22,6 +22,8 @@ from jobq import (
     QueueClosedError,
     SerializationError,
     State,
+    StorageCorruptError,
+    StorageError,
     StorageUnavailableError,
 )
 from jobq.job import NewJob, Settlement, Snapshot
@@ -346,6 +348,37 @@ async def test_a_purged_job_is_told_of(storage: Storage) -> None:
         gated.replaced["get"] = gone
         with pytest.raises(JobNotFoundError):
             await waiter
+
+
+@pytest.mark.parametrize("error", [StorageCorruptError("damaged"), ConnectionResetError("a bug")], ids=repr)
+def test_only_the_waiter_that_cannot_be_answered_hears_why(error: Exception) -> None:
+    """The others are read without it, and so is every one again whose storage was merely away."""
+
+    async def main() -> tuple[float, list[Any]]:
+        storage = OnLoop(MemoryStorage(clock=VirtualClock()))
+        gated = Gated(storage)
+        gated.deaf = True
+        namespace = storage.namespace("default")
+        away = [StorageError("away, for now")]
+
+        async def get(refs: Any) -> Any:
+            if away:
+                raise away.pop()
+            if any(ref.id == "2" for ref in refs):
+                raise error
+            return await namespace.get(refs)
+
+        async with Queue[Any, Any](gated) as caller, Queue[Any, Any](storage) as worker:
+            waiters = [asyncio.create_task(caller.enqueue_and_wait(str(number), number)) for number in range(5)]
+            await asyncio.sleep(0.1)
+            gated.replaced["get"] = get
+            worker.execute(echo)
+            answers = await asyncio.gather(*waiters, return_exceptions=True)
+            return asyncio.get_running_loop().time(), answers
+
+    took, answers = run_virtual(main)
+    assert answers == [0, 1, error, 3, 4]
+    assert took == pytest.approx(2.0, abs=0.2)
 
 
 @pytest.mark.slow

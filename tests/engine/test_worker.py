@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 
 from jobq import (
+    EnqueueItem,
     Job,
     JobFailedError,
     MaxRetriesError,
     MemoryStorage,
     Queue,
+    QueueClosedError,
     State,
     StorageError,
+    StorageFullError,
     StorageUnavailableError,
 )
 from jobq.job import Settlement
@@ -441,6 +444,27 @@ async def test_stop_does_not_wait_for_functions_in_threads(storage: Storage, tim
         assert status.state == "processing"
 
 
+@pytest.mark.slow
+@in_loop
+async def test_a_job_whose_time_ends_while_stop_waits_for_it_is_not_given_back(storage: Storage) -> None:
+    """It still runs, so it is left to its lease: given back, it would run twice at the same time."""
+    queue, stubborn = Queue[Any, Any](storage, visibility_timeout=30, job_timeout=0.2), Stubborn()
+    events = Events(queue)
+    queue.execute(stubborn)
+    await queue.start()
+    await queue.enqueue("a", 1)
+    await stubborn.begun.wait()
+    await queue.stop(0)
+
+    async with Queue[Any, Any](storage) as reader:
+        status = await reader.get_status("a")
+        stubborn.release.set()  # Before any assertion, so that the loop of a failed test can end.
+        await stubborn.ended.wait()
+    assert status is not None
+    assert (status.state, status.attempts) == ("processing", 1)
+    assert not events.of("requeued")
+
+
 @in_loop
 async def test_stop_awaited_in_a_handler_begins_the_stop(storage: Storage) -> None:
     """It returns at once, and the handler's result is stored."""
@@ -485,6 +509,111 @@ async def test_a_claim_answered_after_stop_began_is_given_back(storage: Storage)
     assert not ran
     assert status is not None
     assert (status.state, status.attempts) == ("queued", 0)
+
+
+@pytest.mark.slow
+@in_loop
+async def test_a_slow_claim_that_stop_meets_is_given_back(storage: Storage) -> None:
+    """Also when nothing runs and the stop has no time: a claim that was dropped would hold its jobs until it lapses."""
+    gated = Gated(storage)
+    queue = Queue[Any, Any](gated)
+    queue.execute(echo)
+
+    async with Queue[Any, Any](storage) as producer:
+        await producer.enqueue("a", 1)
+
+        async def claim(*arguments: Any) -> Any:
+            answer = await storage.namespace("default").claim(*arguments)
+            claimed.set()
+            await passing(0.25)
+            return answer
+
+        gated.replaced["claim"], claimed = claim, asyncio.Event()
+        await queue.start()
+        await claimed.wait()
+        begun = time.monotonic()
+        await queue.stop(0)
+        took = time.monotonic() - begun
+        status = await producer.get_status("a")
+
+    assert status is not None
+    assert (status.state, status.attempts) == ("queued", 0)
+    assert took < 1
+
+
+# A claimer that somebody else cancels
+
+
+def cancel_the_claimer() -> None:
+    """Do what a clean-up does that cancels all tasks but its own."""
+    for task in asyncio.all_tasks():
+        if "Worker._consume" in repr(task.get_coro()):
+            task.cancel()
+
+
+@in_loop
+async def test_run_returns_when_somebody_else_cancelled_the_claimer(storage: Storage) -> None:
+    """Nothing would be claimed any more, so whoever restarts the program may do it; what ran is left to its lease."""
+    queue = Queue[Any, Any](storage)
+
+    @queue.execute
+    async def careless(job: Job[Any]) -> Any:
+        cancel_the_claimer()
+        return job.payload
+
+    async with Queue[Any, Any](storage) as producer:
+        running = asyncio.create_task(queue.run())
+        await producer.enqueue("a", 7)
+        async with asyncio.timeout(2):
+            await running
+        with pytest.raises(QueueClosedError):
+            await queue.counts()
+        assert (await producer.counts())[State.PROCESSING] == 1
+
+
+@pytest.mark.parametrize("cancelling", ["before", "after"])
+def test_a_cancel_in_the_turn_in_which_a_sleep_is_ended_is_not_taken_for_that(cancelling: str) -> None:
+    """The worker ends its own sleep by a cancel, and swallows it; that of somebody else counts all the same."""
+
+    async def main() -> float:
+        storage = OnLoop(MemoryStorage(clock=VirtualClock()))
+        queue, waiting = Queue[Any, Any](storage, concurrency=3, block_timeout=5), Waiting()
+        queue.execute(waiting)
+
+        @queue.on("completed")
+        def cancel(id: str, result: Any) -> None:
+            if id == cancelling:
+                cancel_the_claimer()
+
+        async with Queue[Any, Any](storage) as producer:
+            await producer.enqueue_many([("before", 1), ("after", 1), EnqueueItem("later", 1, delay=60)])
+            running = asyncio.create_task(queue.run(until_empty=True))
+            await waiting.begun(2)
+            await passing(1)
+            waiting.release.set()  # They are settled together; after the last one the worker looks again.
+            await running
+            return asyncio.get_running_loop().time()
+
+    assert run_virtual(main) < 2
+
+
+def test_a_worker_that_sleeps_while_its_last_job_ends_is_empty_at_once() -> None:
+    """It looks again by itself, however long its sleep would have been."""
+
+    async def main() -> float:
+        storage = OnLoop(MemoryStorage(clock=VirtualClock()))
+        queue, waiting = Queue[Any, Any](storage, concurrency=2, block_timeout=60), Waiting()
+        queue.execute(waiting)
+        async with Queue[Any, Any](storage) as producer:
+            await producer.enqueue("a", 1)
+            running = asyncio.create_task(queue.run(until_empty=True))
+            await waiting.begun()
+            await passing(1)
+            waiting.release.set()
+            await running
+            return asyncio.get_running_loop().time()
+
+    assert run_virtual(main) == pytest.approx(1.0, abs=0.01)
 
 
 # Leases
@@ -611,6 +740,33 @@ async def test_a_worker_that_cannot_renew_fences_itself(storage: Storage) -> Non
     assert waiting.cancelled == ["a"]
     assert [job.attempts for job in waiting.jobs] == [1, 2]
     assert events.of("lease_lost") == [("a",)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("twin", [True, False], ids=["in a thread", "in the loop"])
+@in_loop
+async def test_a_bug_of_the_storage_does_not_end_the_renewing_of_leases(
+    storage: Storage, twin: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exception that no storage should raise is logged, and the renewal repeated."""
+    gated = Gated(storage)
+    other = storage.twin() if twin else None
+    renewing = Gated(other) if other is not None else gated
+    gated.twin = lambda: renewing if twin else None  # type: ignore[method-assign]
+    renewing.failures["extend"] = [ConnectionResetError("a bug")]
+    queue, waiting = Queue[Any, Any](gated, visibility_timeout=0.6, max_attempts=1), Waiting()
+    queue.execute(waiting)
+    events = Events(queue)
+    async with queue:
+        await queue.enqueue("a", 7)
+        await waiting.begun()
+        await passing(0.9)
+        waiting.release.set()
+        assert await queue.wait("a", timeout=1) == 7
+
+    assert not events.of("lease_lost")
+    assert not renewing.failures["extend"]
+    assert "a bug" in caplog.text
 
 
 @pytest.mark.slow
@@ -858,6 +1014,29 @@ async def test_a_bug_of_the_storage_does_not_end_the_worker_in_silence(storage: 
     async with queue:
         await events.until("error", within=2)
         assert await queue.enqueue_and_wait("a", 7, timeout=3) == 7
+
+
+def test_a_settle_that_is_refused_is_told_of_once_for_each_job() -> None:
+    """As by a full disk, for as long as it is repeated; when there is room again, all are completed."""
+
+    async def main() -> tuple[int, int]:
+        gated = Gated(OnLoop(MemoryStorage(clock=VirtualClock())))
+        queue = Queue[Any, Any](gated, concurrency=5, visibility_timeout=30)
+        queue.execute(echo)
+        events = Events(queue)
+
+        async def full(settlements: Any) -> Any:
+            raise StorageFullError("full")
+
+        gated.replaced["settle"] = full
+        async with queue:
+            await queue.enqueue_many([(str(number), number) for number in range(10)])
+            await passing(20)
+            del gated.replaced["settle"]
+            await passing(2)
+            return len(events.of("error")), (await queue.counts())[State.COMPLETED]
+
+    assert run_virtual(main) == (10, 10)
 
 
 @in_loop

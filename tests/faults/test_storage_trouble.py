@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from jobq import FileStorage, Job, Queue, StorageUnavailableError
+from jobq import FileStorage, Job, Queue, StorageCorruptError, StorageUnavailableError
 
 LEASE = 1.0
 LOCKED_FOR = 6.5
@@ -105,3 +107,51 @@ def test_a_file_that_may_not_grow_refuses_and_keeps_what_it_accepted(tmp_path: P
 
     assert done.stdout.split()[:4] == ["True", "2", "True", "queued"], done.stdout + done.stderr
     assert done.stdout.split()[4] in ("StorageFullError", "StorageUnavailableError")
+
+
+@pytest.mark.slow
+@pytest.mark.storage("file")
+def test_waiters_hear_of_files_that_are_gone_for_good(tmp_path: Path) -> None:
+    """Every call says so, and no wait may last longer than that."""
+    answers = asyncio.run(_wait_for_what_is_removed(tmp_path / "jobs"))
+
+    assert [type(answer) for answer in answers] == [StorageCorruptError] * 3
+
+
+async def _wait_for_what_is_removed(path: Path) -> list[object]:
+    async with Queue[int, int](FileStorage(path)) as queue:
+        waiters = [asyncio.ensure_future(queue.enqueue_and_wait(f"job-{n}", n, timeout=5)) for n in range(3)]
+        while sum((await queue.counts()).values()) < len(waiters):
+            await asyncio.sleep(0)
+        shutil.rmtree(path)
+        return [*await asyncio.gather(*waiters, return_exceptions=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.storage("file")
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_a_stop_is_not_held_up_by_a_database_that_another_program_locks(tmp_path: Path, busy: bool) -> None:
+    """It returns within its timeout and one second, although what is to be given back cannot be written."""
+    assert asyncio.run(_stop_beside_a_lock(tmp_path, busy)) < 1.5
+
+
+async def _stop_beside_a_lock(path: Path, busy: bool) -> float:
+    queue, begun = Queue[int, int](FileStorage(path), visibility_timeout=3, block_timeout=0.1), asyncio.Event()
+
+    @queue.execute
+    async def endless(job: Job[int]) -> int:
+        begun.set()
+        await asyncio.Event().wait()
+        return job.payload
+
+    await queue.start()
+    if busy:
+        await queue.enqueue("a", 1)
+        await begun.wait()
+    with closing(sqlite3.connect(path / "jobq.sqlite3", isolation_level=None, timeout=5.0)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+        await queue.stop(0)
+        took = time.monotonic() - started
+        connection.execute("ROLLBACK")
+    return took

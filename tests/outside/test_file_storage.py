@@ -258,3 +258,28 @@ def test_use_before_open_and_in_another_loop_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught:
         asyncio.run(use())
     assert caught.value.code == "CLOSED"
+
+
+@pytest.mark.slow
+def test_a_close_that_is_cancelled_leaves_the_storage_closed(tmp_path: Path) -> None:
+    """At whichever step: it can be opened again and works, and no thread stays behind."""
+
+    async def use() -> None:
+        storage = FileStorage(tmp_path)
+        for turns in range(1, 7):
+            await storage.open()
+            closing = asyncio.ensure_future(storage.close())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.wait([closing])
+            async with asyncio.timeout(2):
+                await storage.open()
+                await storage.namespace("q").add([job(f"job-{turns}")])
+                await storage.close()
+
+    threads = set(threading.enumerate())
+    asyncio.run(use())
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(2)
+    assert not set(threading.enumerate()) - threads
