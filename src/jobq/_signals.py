@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import ClassVar
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -59,21 +59,27 @@ class _Handlers:
 
     def __init__(self) -> None:
         self._handlers: list[Callable[[], None]] = []
+        self._before: dict[int, Any] = {}
+        """What was done at each signal, and will be again."""
 
     def add(self, loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:
         self._handlers.append(handler)
         if len(self._handlers) == 1:
             for number in _NUMBERS:
                 with suppress(NotImplementedError, RuntimeError, ValueError):
+                    before = signal.getsignal(number)
                     loop.add_signal_handler(number, self._call)
+                    self._before[number] = before
 
     def remove(self, loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> None:
         """The last one gives the signals back."""
         self._handlers.remove(handler)
         if not self._handlers:
-            for number in _NUMBERS:
-                with suppress(NotImplementedError, RuntimeError, ValueError):
-                    loop.remove_signal_handler(number)
+            for number, before in self._before.items():
+                loop.remove_signal_handler(number)
+                if before is not None:  # None: it was set outside of Python, and cannot be set from here.
+                    signal.signal(number, before)
+            self._before.clear()
 
     def _call(self) -> None:
         for handler in tuple(self._handlers):

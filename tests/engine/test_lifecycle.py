@@ -614,9 +614,13 @@ async def test_a_second_signal_ends_the_handlers(storage: Storage) -> None:
 
 
 @in_loop
-async def test_a_signal_reaches_every_run_of_a_loop(storage: Storage) -> None:
-    """However many there are, and until the last has ended; then the signals are nobody's again."""
-    before = signal.getsignal(signal.SIGTERM)
+async def test_a_signal_reaches_every_run_of_a_loop(storage: Storage, request: pytest.FixtureRequest) -> None:
+    """However many there are, and until the last has ended; then it is again whose it was."""
+
+    def of_the_program(*_: object) -> None: ...
+
+    earlier = signal.signal(signal.SIGTERM, of_the_program)
+    request.addfinalizer(lambda: signal.signal(signal.SIGTERM, earlier))
     queues = [Queue[Any, Any](storage, name=name) for name in ("first", "second", "third")]
     started = [Events(queue) for queue in queues]
     for queue in queues:
@@ -626,14 +630,14 @@ async def test_a_signal_reaches_every_run_of_a_loop(storage: Storage) -> None:
         await events.until("started")
     await queues[0].stop()
     await first
-    assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) is not of_the_program
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait(others, timeout=3)
     for queue in queues:
         await queue.stop()  # So that the loop of a failed test can end.
 
     assert [running.done() for running in others] == [True, True]
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGTERM) is of_the_program
 
 
 @in_loop
