@@ -41,15 +41,11 @@ from jobq.storage.contract import LINGER, WORKER_LOST, Claimed, Held, Rescued, S
 
 IGNORED_AFTER = 1.0
 """Seconds after which a cancelled handler that has not ended counts as one that ignores cancellation."""
-_STOP_GRACE = 0.5
-_SETTLE_GRACE = 0.2
+_STOP_GRACE, _SETTLE_GRACE = 0.5, 0.2
 _LONGEST_PAUSE = 1.0
 
 current_worker: contextvars.ContextVar[Worker | None] = contextvars.ContextVar("jobq_worker", default=None)
 """The worker whose handler this code runs in."""
-
-
-_Decision = tuple[Running, Outcome]
 
 
 class _Taken(NamedTuple):
@@ -195,6 +191,8 @@ class Worker:
                 taken = await self._begin_while_taking_more(taken)
             if taken is not None:
                 self._begin_all(taken)
+                if not taken.claims:
+                    await asyncio.sleep(0)  # A storage that never waits must not starve the loop.
                 if not self._stopping:
                     await self._wait_for_work(taken.next_in)
 
@@ -439,7 +437,7 @@ class Worker:
         self._unsettled += 1
         self._settler.put(outcome.settlement, self._settled, (running, outcome))
 
-    def _settled(self, decision: _Decision, answer: Settled | Exception) -> None:
+    def _settled(self, decision: tuple[Running, Outcome], answer: Settled | Exception) -> None:
         running, outcome = decision
         if isinstance(answer, Exception) and self._settle_again(decision, answer):
             return
@@ -456,7 +454,7 @@ class Worker:
         elif answer is Settled.CANCELLED:
             self._emitter.emit("cancelled", id)
 
-    def _settle_again(self, decision: _Decision, error: Exception) -> bool:
+    def _settle_again(self, decision: tuple[Running, Outcome], error: Exception) -> bool:
         """Repeat a settle until the lease ends; then the job is left to whoever rescues it."""
         running, outcome = decision
         transient = isinstance(error, StorageUnavailableError)
