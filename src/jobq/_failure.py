@@ -7,6 +7,7 @@ from types import TracebackType
 
 import msgspec
 
+from jobq.checks import text_of
 from jobq.errors import ErrorInfo, JobFailedError, MaxRetriesError
 from jobq.job import Snapshot
 from jobq.storage.contract import WORKER_LOST
@@ -66,14 +67,6 @@ def code_of(error: BaseException) -> str | None:
     except BaseException:
         return None
     return str.__str__(code) if isinstance(code, str) else None
-
-
-def text_of(error: BaseException) -> str:
-    """Return what an exception says, whatever its ``__str__`` does."""
-    try:
-        return str(error)
-    except BaseException:
-        return f"<{type(error).__name__} that cannot be printed>"
 
 
 def _stack_of(error: BaseException) -> str:

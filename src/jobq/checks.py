@@ -14,6 +14,7 @@ from jobq.errors import ConfigError
 
 LONGEST = 100 * 365.25 * 86400.0
 """100 years, the longest duration."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 _SHOWN = 80
 
@@ -145,6 +146,19 @@ def shown(value: object) -> str:
     except Exception:
         return f"<{type(value).__name__}>"
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an exception says, whatever its ``__str__`` does."""
+    try:
+        return str(error)
+    except BaseException:
+        return f"<{type(error).__name__} that cannot be printed>"
+
+
+def is_scheme(text: str) -> bool:
+    """Whether a text can be the scheme of a URL. What cannot is not shown, since it may have a password in it."""
+    return _SCHEME.fullmatch(text) is not None
 
 
 def _finite(option: str, value: object, wanted: str) -> float:

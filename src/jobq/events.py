@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from jobq.checks import text_of
 from jobq.errors import ConfigError, StorageUnavailableError
 
 QUEUE_EVENTS = (
@@ -136,8 +137,5 @@ class Emitter:
         exc_info = (
             error if isinstance(error, BaseException) and not isinstance(error, StorageUnavailableError) else None
         )
-        try:
-            text = ascii(str(error))
-        except BaseException:  # Whatever its ``__str__`` does must not come out of `emit`.
-            text = f"{type(error).__name__}, which cannot be printed"
-        self._logger.error("jobq: %s", text, exc_info=exc_info)
+        text = text_of(error) if isinstance(error, BaseException) else str(error)
+        self._logger.error("jobq: %s", ascii(text), exc_info=exc_info)

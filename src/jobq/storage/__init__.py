@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
-from jobq.checks import shown
+from jobq.checks import is_scheme, shown
 from jobq.errors import ConfigError
 from jobq.storage.contract import Storage
 
@@ -20,7 +19,6 @@ _STORAGES = {
 _PACKAGES = {"redis": ("redis", "hiredis")}
 """What an extra brings."""
 _REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 _FORMS = "memory://, file:///path/to/directory, or redis://host:6379/0"
 
 
@@ -58,7 +56,7 @@ def open_storage(url: str) -> Storage:
         return cast(Storage, load_storage("FileStorage")(unquote(parts.path, errors="surrogateescape")))
     if scheme.partition("+")[0] in _REDIS_SCHEMES:
         return cast(Storage, load_storage("RedisStorage")(url))
-    if not colon or not _SCHEME.fullmatch(scheme):  # It is not shown, since it may have a password in it.
+    if not colon or not is_scheme(scheme):
         raise ConfigError(f"url: it begins with no scheme; use {_FORMS}")
     raise ConfigError(f"url: there is no storage for the scheme {shown(scheme)}; use {_FORMS}")
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from jobq.checks import shown
+from jobq.checks import is_scheme, shown
 from jobq.errors import ConfigError
 
 Mode = Literal["single", "sentinel", "cluster"]
@@ -26,8 +26,6 @@ Options = Mapping[str, object]
 _BASES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
 _URL = re.compile(r"(?:([^:/?#]*):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
 """The parts of a URL, as RFC 3986 divides it: scheme, authority, path, query, fragment."""
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
-"""Anything else is not shown, since it may have a password in it."""
 _HOST = re.compile(r"[^\s\x00-\x1f\x7f]+")
 _KINDS = ("", "sentinel", "cluster", "unix")
 _ENCODED = "inside a user name or password write / ? # @ : and % percent-encoded, such as %2F for /"
@@ -117,7 +115,7 @@ def _scheme(scheme: str) -> tuple[str, str]:
     base = _BASES.get(name)
     if base is None or kind not in _KINDS or (base == "unix" and kind):
         raise ConfigError(
-            f"url: unknown scheme{f' {shown(scheme)}' if _SCHEME.fullmatch(scheme) else ''}; use redis://, rediss://, "
+            f"url: unknown scheme{f' {shown(scheme)}' if is_scheme(scheme) else ''}; use redis://, rediss://, "
             "valkey://, valkeys:// or unix://, or redis+sentinel:// and redis+cluster:// and the like"
         )
     if base == "unix":
