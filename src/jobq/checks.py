@@ -148,8 +148,8 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
-def text_of(error: BaseException) -> str:
-    """Return what an exception says, whatever its ``__str__`` does."""
+def text_of(error: object) -> str:
+    """Return what an error says, whatever its ``__str__`` does; an event's may be no exception."""
     try:
         return str(error)
     except BaseException:

@@ -137,5 +137,4 @@ class Emitter:
         exc_info = (
             error if isinstance(error, BaseException) and not isinstance(error, StorageUnavailableError) else None
         )
-        text = text_of(error) if isinstance(error, BaseException) else str(error)
-        self._logger.error("jobq: %s", ascii(text), exc_info=exc_info)
+        self._logger.error("jobq: %s", ascii(text_of(error)), exc_info=exc_info)

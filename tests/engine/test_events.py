@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobq import ConfigError, GiveUp, Job, JobFailedError, JobTimeoutError, MaxRetriesError, Queue, QueueClosedError
-from jobq.events import QUEUE_EVENTS
+from jobq.events import QUEUE_EVENTS, Emitter
 from jobq.storage.contract import Storage
 from tests.engine.scenes import Events, Waiting, echo, in_loop
 
@@ -444,6 +444,16 @@ async def test_an_error_that_cannot_be_printed_harms_no_job_and_no_caller(
 
     assert sorted(done) == ["0", "1", "2", "3", "4", "last"]
     assert [record.getMessage() for record in caplog.records if "Unprintable" in record.getMessage()]
+
+
+def test_an_error_event_that_is_no_exception_may_be_unprintable_too(caplog: pytest.LogCaptureFixture) -> None:
+    class Mute:
+        def __str__(self) -> str:
+            raise Odd("no text")
+
+    Emitter(QUEUE_EVENTS, logging.getLogger("jobq")).emit("error", Mute())
+
+    assert [record.getMessage() for record in caplog.records] == ["jobq: '<Mute that cannot be printed>'"]
 
 
 @in_loop
