@@ -8,10 +8,14 @@ time too, for leases.
 from __future__ import annotations
 
 import os
-import random
 import time
 from functools import partial
 from pathlib import Path
+from random import SystemRandom
+
+uniform = SystemRandom().uniform
+"""Draw a float between two. It has no seed: a program that seeds `random` must not get workers that all pause alike,
+and our threads must not take from the sequence that it relies on."""
 
 
 class Clock:
@@ -33,7 +37,7 @@ class Clock:
         return os.urandom(size)
 
     def uniform(self, low: float, high: float) -> float:
-        return random.uniform(low, high)
+        return uniform(low, high)
 
     def failpoint(self, name: str) -> None:
         """Do nothing. A test's clock may raise, block or kill the process here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +27,22 @@ def test_the_default_is_exponential_with_jitter_and_a_cap() -> None:
         delays = [policy(attempt, ERROR) for _ in range(50)]
         assert all(0.9 * middle <= delay <= 1.1 * middle for delay in delays)
         assert len(set(delays)) > 1
+
+
+def test_a_program_that_seeds_random_keeps_its_sequence_and_gets_pauses_that_differ() -> None:
+    """Workers that were all seeded alike would all come back at the same moment."""
+    policy, before = ExponentialBackoff(), random.getstate()
+
+    delays = []
+    for _ in range(20):
+        random.seed(7)
+        delays.append(policy(1, ERROR))
+    untouched = random.getstate()
+    random.seed(7)
+
+    assert random.getstate() == untouched
+    assert len(set(delays)) > 1
+    random.setstate(before)
 
 
 def test_without_jitter_the_delay_is_exact() -> None:

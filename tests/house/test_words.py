@@ -86,6 +86,26 @@ def test_no_type_error_is_silenced_in_the_sources(path: Path) -> None:
     assert not [line for line, text in comments(path) if re.search(r"type:\s*ignore|mypy:|pyright:", text)]
 
 
+@pytest.mark.parametrize("path", python_files("src"), ids=shown)
+def test_the_sequence_of_random_is_left_to_the_program(path: Path) -> None:
+    """Its seed is the user's: drawing from it, in threads too, changes their sequence, and makes our pauses theirs."""
+    nodes = list(ast.walk(tree(path)))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    drawn = {
+        alias.name
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        if node.module == "random"
+        for alias in node.names
+    }
+    if "random" in imported:
+        drawn |= {
+            node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "random"
+        }
+
+    assert drawn <= {"Random", "SystemRandom"}
+
+
 @pytest.mark.parametrize("module", modules())
 def test_a_module_keeps_no_state(module: str) -> None:
     """State of a module is shared by every queue of the process, and by every test."""

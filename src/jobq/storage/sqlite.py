@@ -17,7 +17,6 @@ import contextlib
 import logging
 import os
 import queue
-import random
 import sqlite3
 import stat
 import threading
@@ -27,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from jobq.clock import Clock
+from jobq.clock import Clock, uniform
 from jobq.errors import ConfigError, StorageCorruptError, StorageError, StorageFullError, StorageUnavailableError
 from jobq.storage.wal import Log
 
@@ -249,7 +248,7 @@ class Database:
                     raise
                 if self._leaving or time.monotonic() >= until:
                     raise
-                time.sleep(random.uniform(0.0002, 0.005))
+                time.sleep(uniform(0.0002, 0.005))
             else:
                 return
 

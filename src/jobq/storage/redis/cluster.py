@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 from redis.exceptions import AskError, MovedError, RedisError
 
+from jobq.clock import uniform
 from jobq.errors import StorageError, StorageUnavailableError
 from jobq.storage.redis.channels import Channels, Subscription
 from jobq.storage.redis.link import Closed, Link
@@ -187,7 +187,7 @@ class Cluster:
         if asyncio.get_running_loop().time() >= deadline:
             raise unavailable(self._address, error) from error
         if tries or not isinstance(error, AskError):
-            await asyncio.sleep(random.uniform(0.5, 1.5) * _TRY_PAUSE)
+            await asyncio.sleep(uniform(0.5, 1.5) * _TRY_PAUSE)
 
     async def _owner(self, slot: int, deadline: float) -> Place:
         """Return whose a slot is, as soon as anybody knows."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -19,6 +18,7 @@ from redis.asyncio.connection import AbstractConnection, DefaultParser
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import InvalidResponse, ReadOnlyError, RedisError, ResponseError
 
+from jobq.clock import uniform
 from jobq.errors import StorageError
 from jobq.storage.redis.packing import Command, pack
 from jobq.storage.redis.settings import Settings
@@ -255,7 +255,7 @@ class Dialer:
 
     def _pause(self) -> float:
         longest = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2.0 ** min(self._failures, 10))
-        return random.uniform(longest / 2, longest)
+        return uniform(longest / 2, longest)
 
     async def _attempt(self) -> Wire:
         async with asyncio.timeout(self._time_limit):
