@@ -22,6 +22,8 @@ and mostly the number of a job. A line is one write, so it survives the death of
     surveyor   found N state attempts token code     what the storage holds at the end; ``-`` stands for none
                gone N                 it holds no such job
     nemesis    killed part, terminated part, frozen part, thawed part, died part code     what became of a process
+               holding part           while it is frozen nobody can write to the storage
+               still seconds          the machine had so long no time for the nemesis, which looks 50 times a second
                fault name, healed name     trouble with the storage
                left count name        what the storage holds at the end and should not
                cut count, reconnected count     connections ended, and made again

@@ -17,15 +17,17 @@ from soak.audit import Line, Source, sources
 from soak.ledger import STATES, Ledger, Mark, add_one, doubled, lost, unexpected
 from soak.plan import Plan
 from soak.recovery import Orphan, Orphans, Quiet, Recovery, recoveries
+from soak.troubles import Troubles
 from soak.work import Manner, manner_of
 
 _MOST_TOLD = 100
 """Findings that are kept in words; all are counted."""
 _SLACK = 2.0
-"""Seconds beside the lease within which an orphan should run again. Later ones are counted, and do not fail a run,
-since a machine that has too much to do is late as well."""
+"""Seconds beside the lease within which an orphan must run again, unless more was in trouble than its worker."""
 _GRACE = 1_000_000
 """Microseconds after a trouble of the storage for which what is late is still put down to it."""
+_BAD = ("lost", "doubled", "unexpected", "never accepted", "waiters without an answer", "recovered too late")
+"""What fails a run."""
 Finding = tuple[int | None, str]
 """The number of a job, if it is about one, and what is wrong."""
 
@@ -45,8 +47,7 @@ class Verdict(msgspec.Struct):
 
     @property
     def passed(self) -> bool:
-        bad = ("lost", "doubled", "unexpected", "waiters without an answer", "never accepted")
-        return not any(self.counts[name] for name in bad) and not self.missed
+        return not any(self.counts[name] for name in _BAD) and not self.missed
 
 
 def check(directory: Path) -> Verdict:
@@ -65,14 +66,12 @@ class Checker:
         self._found: Counter[str] = Counter()
         self._findings: list[Finding] = []
         self._struck: dict[str, int] = {}
-        self._troubles: list[tuple[int, int]] = []
+        self._troubles = Troubles()
         self._orphans: list[Orphan] = []
         self._waits: dict[int, int] = {}
         """Waits that were not answered yet: the number of the job, and since when."""
         self._answers: list[tuple[int, int, int]] = []
         """Of which job, when the waiter asked, and when it was answered."""
-        self._frozen: dict[str, int] = {}
-        self._frozen_waiters: list[tuple[int, int]] = []
         self._stalled: Counter[str] = Counter()
 
     def verdict(self) -> Verdict:
@@ -91,41 +90,26 @@ class Checker:
                 roles[source.role](source)
         self._judge_jobs()
         self._judge_waiters()
-        return self._sum_up(recoveries(self._orphans, self._audit, Quiet(self._troubles), _GRACE))
+        return self._sum_up(recoveries(self._orphans, self._audit, Quiet(self._troubles.everybodys), _GRACE))
 
     # Reading.
 
     def _read_nemesis(self, source: Source) -> None:
-        since: int | None = None
         for line in source.lines():
+            self._troubles.follow(line)
             match line.fact:
-                case "fault":
-                    since = line.instant
-                case "healed" if since is not None:
-                    self._troubles.append((since, line.instant))
-                    since = None
-                case "terminated" | "frozen":
+                case "terminated":
                     self._seen[line.fact] += 1
-                    self._frozen[line.values[0]] = line.instant
                 case "killed":
                     self._struck.setdefault(line.values[0], line.instant)
-                case "thawed":
-                    self._waiter_troubles(line)
                 case "died":
                     self._died(line)
                 case "cut" | "reconnected":
                     self._seen[line.fact] += int(line.values[0])
                 case "left" if line.values[0] != "0":
                     self._tell("unexpected", None, f"when all was quiet there were {' '.join(line.values)} left")
-            if line.fact == "fault":
-                self._seen["faults of the storage"] += 1
             self._note_unexpected(source, line)
-
-    def _waiter_troubles(self, line: Line) -> None:
-        """Do not blame a waiter that was frozen for answers that it read late."""
-        part = line.values[0]
-        if part.startswith("waiter") and part in self._frozen:
-            self._frozen_waiters.append((self._frozen[part], line.instant))
+        self._seen += self._troubles.seen
 
     def _died(self, line: Line) -> None:
         part, code = line.values
@@ -332,6 +316,15 @@ class Checker:
         for number in self._waits:
             self._tell("waiters without an answer", number, "a waiter was still waiting at the end")
 
+    @property
+    def _bound(self) -> float:
+        return self._plan.lease + _SLACK
+
+    def _judge_recoveries(self, recovered: Sequence[Recovery]) -> None:
+        for one in recovered:
+            if one.seconds > self._bound and not one.disturbed:
+                self._tell("recovered too late", one.orphan.number, f"begun {one.seconds:.2f} s after its worker died")
+
     def _tell(self, kind: str, number: int | None, text: str) -> None:
         self._found[kind] += 1
         if len(self._findings) < _MOST_TOLD:
@@ -344,13 +337,11 @@ class Checker:
         seen["rescues"] = max(self._stalled.values(), default=0)
         counts = {"jobs": ledger.jobs}
         counts |= {name: seen[name] for name in ("attempted", "acknowledged", "ambiguous", "runs")}
-        bad = ("lost", "doubled", "unexpected", "never accepted", "waiters without an answer")
-        counts |= {name: found[name] for name in bad}
+        self._judge_recoveries(recovered)
+        counts |= {name: found[name] for name in _BAD}
         counts |= {state: ledger.state.count(number + 1) for number, state in enumerate(STATES)}
         counts["absent"] = ledger.state.count(0)
-        bound = self._plan.lease + _SLACK
         counts |= {"orphans of killed workers": len(self._orphans), "recovered": len(recovered)}
-        counts["recovered after the bound"] = sum(one.seconds > bound and not one.disturbed for one in recovered)
         others = {name: count for name, count in sorted(seen.items()) if name not in counts}
         return Verdict(counts | others, self._goals(), self._seconds(recovered), self._findings)
 
@@ -375,7 +366,7 @@ class Checker:
         rough = [one.seconds for one in recovered if one.disturbed]
         late = sorted(self._delays())
         return {
-            "bound of recovery": self._plan.lease + _SLACK,
+            "bound of recovery": self._bound,
             "recovery, median": _at(calm, 0.5),
             "recovery, 99 %": _at(calm, 0.99),
             "longest recovery": _at(calm, 1.0),
@@ -387,7 +378,7 @@ class Checker:
 
     def _delays(self) -> Iterator[float]:
         """Yield how long after the end of their jobs waiters were answered, the storage and they themselves well."""
-        quiet = Quiet(self._troubles + self._frozen_waiters)
+        quiet = Quiet(self._troubles.everybodys + self._troubles.waiters)
         for number, asked_at, answered_at in self._answers:
             since = max(asked_at, self._ledger.completed_at[number])
             if self._ledger.completed_at[number] and quiet.between(since - _GRACE, answered_at):

@@ -16,6 +16,8 @@ from soak.stage import Stage, open_stage
 from soak.troupe import Player, Troupe
 
 _TICK = 0.02
+_LATE = 0.5
+"""Seconds without a tick, other than by a blow, after which the machine itself was in trouble."""
 _WARM_UP = 1.5
 """Seconds from the start of the processes to the first job."""
 _PATIENCE = 90.0
@@ -80,8 +82,14 @@ class Conductor:
             troupe.attend()
             if askers and all(player.ended for player in asking):
                 return True
-            time.sleep(_TICK)
+            self._rest()
         return False
+
+    def _rest(self) -> None:
+        began_at = time.monotonic()
+        time.sleep(_TICK)
+        if (seconds := time.monotonic() - began_at) > _LATE:
+            self._audit.note("still", f"{seconds:.1f}")
 
     def _survey(self, troupe: Troupe, nemesis: Nemesis) -> None:
         surveyor = Player("surveyor", 0, self._directory)
@@ -90,7 +98,7 @@ class Conductor:
         while surveyor.poll() is None and time.monotonic() < until:
             nemesis.step(time.monotonic())
             troupe.attend()
-            time.sleep(_TICK)
+            self._rest()
         code = surveyor.poll()
         self._audit.note("died", surveyor.title, "late" if code is None else code)
         troupe.players.append(surveyor)

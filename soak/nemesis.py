@@ -24,6 +24,7 @@ STORAGE_CALM = (2.0, 8.0)
 """Seconds from the end of one trouble to the next, so that there are times without any."""
 _FULL_AT = 2 * SEGMENT
 _FULL_FOR = 1.0
+_LOOK_AFTER = 0.02
 
 
 class Nemesis:
@@ -121,6 +122,7 @@ class Nemesis:
             player.frozen = True
             self._strike(player, "frozen", signal.SIGSTOP)
             self._thaw_at(now + seconds, player)
+            self._look_at(now + _LOOK_AFTER, player)
 
     def _thaw_at(self, when: float, player: Player) -> None:
         incarnation = player.incarnation
@@ -144,3 +146,18 @@ class Nemesis:
                 player.frozen = True
                 self._note("frozen", player.title)
                 self._thaw_at(now + 1.3 * self._plan.lease, player)
+                self._look_at(now, player)
+
+    def _look_at(self, when: float, player: Player) -> None:
+        incarnation = player.incarnation
+        self._at(when, lambda now: self._look_what_it_holds(now, player, incarnation))
+
+    def _look_what_it_holds(self, now: float, player: Player, incarnation: int) -> None:
+        """Say whether a frozen process keeps all others from writing."""
+        process = player.process
+        if player.incarnation != incarnation or not player.frozen or process is None:
+            return
+        if not player.stands_still:
+            self._look_at(now + _LOOK_AFTER, player)
+        elif self._stage.held_by(process):
+            self._note("holding", player.title)

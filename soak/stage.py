@@ -16,6 +16,8 @@ from tests.servers.proxy import FaultProxy
 from tests.servers.server import Server
 from tests.servers.trouble import Ending
 
+_LOCKED_TO_WRITE = 120
+"""The byte of the shared memory's file that SQLite locks for whoever writes to a database with a log."""
 _STORED = ("EVALSHA", "EVALSHA", "EVALSHA", "BLPOP", "SUBSCRIBE")
 
 
@@ -39,6 +41,10 @@ class Stage(Protocol):
 
     def heal(self) -> None:
         """End all trouble."""
+        ...
+
+    def held_by(self, process: int) -> bool:
+        """Whether nobody can write to the storage for as long as this process, which is frozen, stands still."""
         ...
 
     def counts(self) -> tuple[int, int]:
@@ -68,6 +74,16 @@ class FileStage:
         if self._locker is not None:
             self._locker.close()
             self._locker = None
+
+    def held_by(self, process: int) -> bool:
+        """Look among the locks that the kernel tells of, such as ``1: POSIX ADVISORY WRITE 4711 fd:01:812 120 120``."""
+        shared = str(Path(f"{self._path}-shm").stat().st_ino)
+        for line in Path("/proc/locks").read_text().splitlines():
+            _, kind, *_, mode, owner, file, first, last = line.split()
+            ours = (kind, mode, owner, file.rpartition(":")[2]) == ("POSIX", "WRITE", str(process), shared)
+            if ours and last != "EOF" and int(first) <= _LOCKED_TO_WRITE <= int(last):
+                return True
+        return False
 
     def counts(self) -> tuple[int, int]:
         return 0, 0
@@ -142,6 +158,9 @@ class ServerStage:
             self._server.start()
         self._free_memory()
 
+    def held_by(self, process: int) -> bool:
+        return False
+
     def counts(self) -> tuple[int, int]:
         return self._cut, self._again
 
@@ -213,6 +232,9 @@ class ClusterStage:
 
     def heal(self) -> None:
         self._cluster.wait_until_whole()
+
+    def held_by(self, process: int) -> bool:
+        return False
 
     def counts(self) -> tuple[int, int]:
         # Nobody stands between and counts who comes back; that all goes on says that they did.

@@ -42,15 +42,19 @@ class Player:
         return self._process is not None and self._process.returncode is None
 
     @property
+    def process(self) -> int | None:
+        """The number of its process, if there is one."""
+        return self._process.pid if self._process is not None and self.alive else None
+
+    @property
     def stopped(self) -> bool:
         """Whether its process is frozen, by us or by itself."""
-        if self._process is None:
-            return False
-        try:
-            text = Path(f"/proc/{self._process.pid}/stat").read_text()
-        except OSError:
-            return False
-        return text.rpartition(") ")[2][:1] == "T"
+        return self._process is not None and _stands_still(Path(f"/proc/{self._process.pid}"))
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether it is frozen to its last thread: one that waits for a disk goes on until it has been answered."""
+        return self._process is not None and all(map(_stands_still, Path(f"/proc/{self._process.pid}/task").glob("*")))
 
     def start(self) -> None:
         self.incarnation += 1
@@ -133,3 +137,11 @@ class Troupe:
             player.ended = True
             player.send(signal.SIGKILL)
             player.wait(5.0)
+
+
+def _stands_still(task: Path) -> bool:
+    try:
+        text = (task / "stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(") ")[2][:1] == "T"

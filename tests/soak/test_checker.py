@@ -261,6 +261,53 @@ def test_a_recovery_while_the_storage_was_in_trouble_is_told_apart(tale: Tale) -
     assert verdict.seconds["longest recovery while more was in trouble"] == pytest.approx(6.0)
 
 
+def test_a_recovery_that_is_too_late_fails_the_run(tale: Tale) -> None:
+    """The lease and two seconds is what the documents promise."""
+    tale.tell("nemesis-0", 200, "killed worker-1.0001")
+    tale.tell("worker-1", 190, f"start {PLAIN} 900 1")
+    tale.tell("worker-2", 200 + PLAN.lease + 2.5, f"start {PLAIN} 1001 2")
+
+    verdict = tale.checked()
+
+    assert findings(verdict) == ["recovered too late: begun 4.50 s after its worker died"]
+    assert not verdict.passed
+
+
+@pytest.mark.parametrize("release", ["thawed worker-3.0001", "died worker-3.0001 -9"])
+def test_a_recovery_while_a_frozen_process_let_nobody_write_is_told_apart(tale: Tale, release: str) -> None:
+    """It has the lock of the database until it goes on or is dead, which is not up to a queue."""
+    tale.tell("nemesis-0", 200, "killed worker-1.0001", "frozen worker-3.0001")
+    tale.tell("nemesis-0", 200.05, "holding worker-3.0001")
+    tale.tell("nemesis-0", 204, release)
+    tale.tell("worker-1", 190, f"start {PLAIN} 900 1")
+    tale.tell("worker-2", 205, f"start {PLAIN} 1001 2")
+
+    verdict = tale.checked()
+
+    assert verdict.passed
+    assert verdict.seconds["longest recovery while more was in trouble"] == pytest.approx(5.0)
+
+
+def test_a_recovery_beside_a_frozen_process_that_holds_nothing_has_the_usual_bound(tale: Tale) -> None:
+    """A worker that is frozen is no excuse for the others."""
+    tale.tell("nemesis-0", 200, "killed worker-1.0001", "frozen worker-3.0001")
+    tale.tell("nemesis-0", 204, "thawed worker-3.0001")
+    tale.tell("worker-1", 190, f"start {PLAIN} 900 1")
+    tale.tell("worker-2", 205, f"start {PLAIN} 1001 2")
+
+    assert tale.checked().counts["recovered too late"] == 1
+
+
+def test_a_recovery_while_the_machine_stood_still_is_told_apart(tale: Tale) -> None:
+    """Then nothing ran at all, nor did the nemesis."""
+    tale.tell("nemesis-0", 200, "killed worker-1.0001")
+    tale.tell("nemesis-0", 203.5, "still 1.5")
+    tale.tell("worker-1", 190, f"start {PLAIN} 900 1")
+    tale.tell("worker-2", 205, f"start {PLAIN} 1001 2")
+
+    assert tale.checked().passed
+
+
 def test_a_recovery_whose_next_worker_was_struck_as_well_is_told_apart(tale: Tale) -> None:
     """It had claimed the job and not begun it: the attempt that is missing tells."""
     tale.tell("nemesis-0", 200, "killed worker-1.0001", "killed worker-2.0001")
