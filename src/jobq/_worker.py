@@ -19,6 +19,7 @@ import asyncio
 import contextvars
 import logging
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from jobq._batch import Batcher, resend, start
 from jobq._executor import Executor, Outcome
 from jobq._failure import decode_error, failure
 from jobq._lease import Inquiry, LeaseGroup, Renewer
-from jobq._moments import Moments
+from jobq._moments import Looks
 from jobq._nonces import Nonces
 from jobq._prune import Pruner
 from jobq._running import JobTime, Running
@@ -37,15 +38,15 @@ from jobq.errors import StorageError, StorageUnavailableError
 from jobq.events import Emitter
 from jobq.job import Claim, Settlement, State
 from jobq.signal import AbortReason
-from jobq.storage.contract import LINGER, WORKER_LOST, Claimed, Held, Rescued, Settled, Storage, is_remote
+from jobq.storage.contract import LINGER, WORKER_LOST, Claimed, Held, Rescued, Settled, Storage, is_remote, is_vigilant
 
 IGNORED_AFTER = 1.0
 """Seconds after which a cancelled handler that has not ended counts as one that ignores cancellation."""
 _STOP_GRACE, _SETTLE_GRACE = 0.5, 0.2
 _LONGEST_PAUSE = 1.0
 
-current_worker: contextvars.ContextVar[Worker | None] = contextvars.ContextVar("jobq_worker", default=None)
-"""The worker whose handler this code runs in."""
+current_worker: contextvars.ContextVar[weakref.ref[Worker] | None] = contextvars.ContextVar("jobq_worker", default=None)
+"""The worker whose handler this code runs in. A context outlives what it was made for, in any timer, so it is weak."""
 
 
 class _Taken(NamedTuple):
@@ -111,7 +112,7 @@ class Worker:
         self._running: dict[Running, None] = {}
         """A set in the order of claiming, so that a history can be repeated."""
         self._unsettled = 0
-        self._looks = Moments(options.block_timeout, options.worker_id)
+        self._looks = Looks(options.block_timeout, options.worker_id, vigilant=is_vigilant(storage))
         self._stopping = False
         self._stop_at = 0.0
         self._ended = False
@@ -170,7 +171,7 @@ class Worker:
     # Claiming.
 
     async def _consume(self) -> None:
-        current_worker.set(self)  # The tasks of handlers are made in this context and inherit it.
+        current_worker.set(weakref.ref(self))  # The tasks of handlers are made in this context and inherit it.
         try:
             await self._claim_jobs()
         except asyncio.CancelledError:
@@ -310,7 +311,7 @@ class Worker:
 
     async def _sleep(self, longest: float) -> bool:
         """Sleep until the next look at the latest; False if the next sleep begins with that look."""
-        timeout = min(self._looks.next_in(self._loop.time()), longest)
+        timeout = self._looks.next_in(self._loop.time(), longest)
         self._asleep = True
         try:
             return await self._namespace.wait_for_work(timeout) is not False  # One that says nothing has not looked.

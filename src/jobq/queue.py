@@ -220,7 +220,7 @@ class Queue(Generic[P, R]):
             self._stopping = loop.create_task(self._close(opened, wait))
             self._stopping.add_done_callback(self._stopped)
         inside = current_worker.get()
-        if (inside is None or inside is not opened.worker) and not calling:
+        if (inside is None or inside() is not opened.worker) and not calling:
             await asyncio.shield(self._stopping)
 
     async def __aenter__(self) -> Queue[P, R]:

@@ -125,6 +125,8 @@ class Gated:
         self.calls: dict[str, int] = {}
         self.deaf = False
         """Whether every hint is lost."""
+        self.vigilant: bool = getattr(storage, "vigilant", False)
+        """See `jobq.storage.contract.is_vigilant`."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)

@@ -1052,11 +1052,16 @@ async def test_an_idle_worker_starts_a_new_job_at_once(storage: Storage) -> None
     assert time.monotonic() - begun < 1
 
 
-def test_an_idle_worker_claims_no_more_after_it_found_nothing() -> None:
-    """Where each sleep begins with a look, as in memory, that look is enough; and what then comes is run."""
+@pytest.mark.parametrize(("vigilant", "looks"), [(False, 20), (True, 2)])
+def test_an_idle_worker_claims_no_more_after_it_found_nothing(vigilant: bool, looks: int) -> None:
+    """Where each sleep begins with a look, as in memory, that look is enough; and what then comes is run.
+
+    Where nothing can be missed, a look a minute is enough.
+    """
 
     async def main() -> tuple[int, int, float]:
         gated = Gated(MemoryStorage(clock=VirtualClock()))
+        gated.vigilant = vigilant
         queue = Queue[Any, Any](gated, block_timeout=5)
         queue.execute(echo)
         async with queue:
@@ -1068,7 +1073,7 @@ def test_an_idle_worker_claims_no_more_after_it_found_nothing() -> None:
 
     claims, sleeps, age = run_virtual(main)
     assert claims == 1
-    assert 20 <= sleeps <= 23
+    assert looks <= sleeps <= looks + 3
     assert age == pytest.approx(20, abs=0.1)
 
 
@@ -1087,6 +1092,7 @@ def test_the_idle_queues_of_a_process_look_together() -> None:
         async with contextlib.AsyncExitStack() as queues:
             for number in range(40):
                 gated = Gated(storage)
+                gated.vigilant = False
                 queue = Queue[Any, Any](gated, name=f"queue-{number}", block_timeout=5)
                 queue.execute(echo)
                 gated.replaced["wait_for_work"] = _noting(storage.namespace(f"queue-{number}").wait_for_work, moments)

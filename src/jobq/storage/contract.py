@@ -351,3 +351,12 @@ def is_remote(storage: Storage) -> bool:
     those that it was given. In the same program that would only make more and smaller calls.
     """
     return bool(getattr(storage, "remote", False))
+
+
+def is_vigilant(storage: Storage) -> bool:
+    """Return whether who sleeps on a storage notices within a second whatever can be claimed, told of it or not.
+
+    A storage says so with an attribute ``vigilant`` that is true. A worker whose queue is empty need not
+    look again every ``block_timeout``.
+    """
+    return bool(getattr(storage, "vigilant", False))

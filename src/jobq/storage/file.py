@@ -18,7 +18,7 @@ import sqlite3
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import msgspec
 
@@ -46,6 +46,8 @@ class FileStorage(Connection):
             process, and may lose the last moments at a power cut.
         clock: replaces the machine's clocks, in tests.
     """
+
+    vigilant: ClassVar[bool] = True
 
     def __init__(
         self, base_path: str | Path, *, durability: Literal["full", "normal"] = "full", clock: Clock | None = None

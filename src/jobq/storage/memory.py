@@ -15,7 +15,7 @@ import heapq
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from jobq.clock import Clock
 from jobq.job import Counts, NewJob, Settlement, Snapshot, State
@@ -49,6 +49,8 @@ class MemoryStorage:
         >>> MemoryStorage()
         <MemoryStorage with 0 queues>
     """
+
+    vigilant: ClassVar[bool] = True
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = clock or Clock()
