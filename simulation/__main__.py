@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 
-from simulation.histories import GOALS, Outcome, live_through, missed, shortened, tell
+from simulation.histories import GOALS, Outcome, live_through, missed, shortened, tell, until_broken
 
 _TOLD = 10
 """Broken seeds that are told."""
@@ -81,8 +81,13 @@ def report(progress: Progress) -> int:
         print(f"proved too little: {text}")
     for number, outcome in enumerate(sorted(progress.failed)[:_TOLD]):
         print(f"seed {outcome.seed}: {outcome.broken[0]}")
-        shorter = f" --lasting {shortened(outcome.seed):g}" if number < _SHORTENED else ""
-        print(f"  repeat it by: python -m simulation --replay {outcome.seed}{shorter}")
+        if number >= _SHORTENED:
+            print(f"  repeat it by: python -m simulation --replay {outcome.seed}")
+            continue
+        lasting = shortened(outcome.seed)
+        for line in until_broken(tell(outcome.seed, lasting).lines):
+            print(f"  {line}")
+        print(f"  repeat it by: python -m simulation --replay {outcome.seed} --lasting {lasting:g}")
     print(f"{progress.lived - len(progress.failed)} of {progress.lived} seeds clean")
     return 1 if progress.failed or unreached else 0
 

@@ -7,14 +7,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from jobq import ConfigError, EnqueueItem, JobQueueError, JobTimeoutError, Queue, QueueClosedError
+from simulation.answers import Answers
 from simulation.nodes import Node, alive
 from simulation.workers import FATES
-from simulation.world import GRACE, QUEUES, World, encoded
+from simulation.world import GRACE, QUEUES, World
 
 RESENDING = 5.0
 """Seconds for which the library asks again by itself."""
 READ_AGAIN = 1.0
 """Seconds after which the library reads again what it waits for."""
+_EARLY = 0.05
 
 
 class Callers:
@@ -72,75 +74,110 @@ class Callers:
             world.seen[f"{verb} gave {answer}"] += 1
             world.write("call", process.queue.name, verb, id, "->", answer, "after", round(world.now() - begun, 3), "s")
 
+    def _answers(self, queue: Queue[Any, Any]) -> Answers:
+        return self._world.answers[queue.name]
+
     async def _enqueue(self, queue: Queue[Any, Any], id: str) -> str:
-        return (await queue.enqueue(id, self._payload(), **self._options())).status
+        payload = self._payload()
+        answer = await queue.enqueue(id, payload, **self._options(payload))
+        if alive():
+            self._answers(queue).enqueued(id, payload[0], answer)
+        return answer.status
 
     async def _enqueue_many(self, queue: Queue[Any, Any], id: str) -> str:
         ids = [id, *(self._rng.choice(self._world.ids) for _ in range(self._rng.randrange(5)))]
-        await queue.enqueue_many([EnqueueItem(one, self._payload(), **self._options()) for one in ids])
+        payloads = [self._payload() for _ in ids]
+        items = [EnqueueItem(one, it, **self._options(it)) for one, it in zip(ids, payloads, strict=True)]
+        answers = await queue.enqueue_many(items)
+        if alive():
+            for one, payload, answer in zip(ids, payloads, answers, strict=True):
+                self._answers(queue).enqueued(one, payload[0], answer)
         return "answers"
 
     async def _request(self, queue: Queue[Any, Any], id: str) -> str:
-        world, timeout = self._world, self._rng.choice((0.0, 0.5, 5.0, 30.0))
-        begun = world.now()
+        payload, timeout = self._payload(), self._rng.choice((0.0, 0.5, 5.0, 30.0))
+        call = queue.enqueue_and_wait(id, payload, timeout=timeout, **self._options(payload))
+        return await self._waited(queue, id, call, timeout, payload[0])
+
+    async def _wait(self, queue: Queue[Any, Any], id: str) -> str:
+        timeout = self._rng.choice((0.5, 10.0))
+        return await self._waited(queue, id, queue.wait(id, timeout=timeout), timeout, None)
+
+    async def _waited(
+        self, queue: Queue[Any, Any], id: str, call: Awaitable[Any], timeout: float, number: int | None
+    ) -> str:
+        """See that a wait is answered rightly, and in time."""
+        world, begun = self._world, self._world.now()
         try:
-            result = await queue.enqueue_and_wait(id, self._payload(), timeout=timeout, **self._options())
-        except JobTimeoutError:
-            self._see_why(queue, id, begun)
+            result = await call
+        except Exception as error:
+            if alive():
+                self._answers(queue).raised(id, error, number)
+                if isinstance(error, JobTimeoutError):
+                    self._see_why(queue, id, begun, timeout)
             raise
         finally:
             took = world.now() - begun
             # One look takes as long as the storage takes to answer; every other wait ends when its time is over.
             longest = timeout if timeout > 0.0 else RESENDING + 5.0 * world.lease
             world.demand(took <= longest + GRACE or not alive(), id, "a wait of", timeout, "s took", took, "s")
-        self._believe(queue, id, result, begun)
-        return "a result"
-
-    async def _wait(self, queue: Queue[Any, Any], id: str) -> str:
-        begun = self._world.now()
-        self._believe(queue, id, await queue.wait(id, timeout=self._rng.choice((0.5, 10.0))), begun)
+        self._believe(queue, id, result, begun, number)
         return "a result"
 
     async def _cancel(self, queue: Queue[Any, Any], id: str) -> str:
-        return (await queue.cancel(id, running=self._rng.random() < 0.5)).status
+        begun = self._world.now()
+        status = (await queue.cancel(id, running=self._rng.random() < 0.5)).status
+        if alive():
+            self._answers(queue).cancelled(id, status, begun)
+        return status
 
     async def _retry(self, queue: Queue[Any, Any], id: str) -> str:
-        return (await queue.retry(id)).status
+        begun = self._world.now()
+        status = (await queue.retry(id)).status
+        if alive():
+            self._answers(queue).retried(id, status, begun)
+        return status
 
     async def _update(self, queue: Queue[Any, Any], id: str) -> str:
-        return (await queue.update_result_ttl(id, self._rng.choice((0.0, 1.0, 60.0)))).status
+        begun = self._world.now()
+        status = (await queue.update_result_ttl(id, self._rng.choice((0.0, 1.0, 60.0)))).status
+        if alive():
+            self._answers(queue).updated(id, status, begun)
+        return status
 
     async def _look(self, queue: Queue[Any, Any], id: str) -> str:
         status = await queue.get_status(id)
-        return "nothing" if status is None else str(status.state)
+        if status is None:
+            return "nothing"
+        if alive():
+            self._answers(queue).looked(id, status)
+        return str(status.state)
 
     async def _get(self, queue: Queue[Any, Any], id: str) -> str:
         begun = self._world.now()
         result = await queue.get_result(id)
         if result is None:
             return "nothing"
-        self._believe(queue, id, result, begun)
+        self._believe(queue, id, result, begun, None)
         return "a result"
 
-    def _believe(self, queue: Queue[Any, Any], id: str, result: Any, begun: float) -> None:
-        """A result must be that of a run of the id which has ended, and in good weather it comes soon after the end."""
-        world, written = self._world, encoded(result)
-        ends = [
-            run.ended_at
-            for run in world.ledgers[queue.name].runs.values()
-            if run.job.id == id and run.result == written and run.ended_at is not None
-        ]
-        world.demand(bool(ends), id, result, "was returned, and no run of it ended so")
-        if ends and ends[0] > begun > world.lasting:
-            late = world.now() - ends[0]
+    def _believe(self, queue: Queue[Any, Any], id: str, result: Any, begun: float, number: int | None) -> None:
+        """See whose result it is; in good weather it comes soon after the end."""
+        world = self._world
+        if not alive():
+            return
+        run = self._answers(queue).returned(id, result, number)
+        if run is not None and run.ended_at is not None and run.ended_at > begun > world.lasting:
+            late = world.now() - run.ended_at
             world.demand(late <= READ_AGAIN + GRACE, id, result, "was returned", late, "s after the end")
             world.seen["a waiter was answered in good weather"] += 1
 
-    def _see_why(self, queue: Queue[Any, Any], id: str, begun: float) -> None:
-        """In good weather, a wait is only given up if its run has not ended; that is the next one of the id to end."""
+    def _see_why(self, queue: Queue[Any, Any], id: str, begun: float, timeout: float) -> None:
+        """A wait is not given up early; in good weather only if its run, the next one to end, has not ended."""
         world = self._world
-        runs = world.ledgers[queue.name].runs.values()
-        ends = [run.ended_at for run in runs if run.job.id == id and run.ended_at is not None and run.ended_at > begun]
+        took = world.now() - begun
+        world.demand(took >= timeout - _EARLY, id, "a wait of", timeout, "s was given up after", took, "s")
+        ends = list(self._answers(queue).ends(id, begun))
         if ends and begun > world.lasting:
             late = world.now() - min(ends)
             world.demand(late <= READ_AGAIN + GRACE, id, "a wait was given up", late, "s after the end")
@@ -150,13 +187,15 @@ class Callers:
         fate = self._rng.choices(tuple(FATES), tuple(FATES.values()))[0]
         return [self._payloads, fate, round(self._rng.choice((0.0, 0.1, 1.0)) * self._rng.random(), 3)]
 
-    def _options(self) -> dict[str, Any]:
-        return {
+    def _options(self, payload: list[Any]) -> dict[str, Any]:
+        options = {
             "max_attempts": self._rng.choice((1, 3, 5)),
             "result_ttl": self._rng.choice((0.0, 0.5, 5.0, 3600.0)),
             "delay": self._rng.choice((0.0, 0.0, 0.0, 0.3, 3.0)),
             "priority": self._rng.choice((-1, 0, 0, 1)),
         }
+        self._world.asked_for[payload[0]] = options
+        return options
 
 
 class _Process:

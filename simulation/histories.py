@@ -14,64 +14,76 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jobq import Queue
+from jobq.job import Snapshot
+from jobq.storage.contract import LINGER, GetAnswer
 from simulation.callers import Callers
 from simulation.notes import Notes
 from simulation.workers import Workers
 from simulation.world import QUEUES, World
 
+_WAITING = ("queued", "failing")
+_ENDED = ("completed", "failed")
 GOALS = (
+    # Every transition.
     "a job was added",
-    "an accepted add was sent again",
     "a job was claimed",
-    "a claim was sent again",
-    "a lease was extended",
-    "an extend was refused",
-    "a settle was refused",
-    "a settle was sent again",
-    "a job was given back",
-    "an attempt failed",
-    "a job was rescued",
-    "a job ended as completed",
-    "a job ended as failed",
-    "a job ended as cancelled",
-    "a cancel was sent again",
-    "a cancel found processing",
-    "a revive found failed",
-    "a revive was sent again",
-    "a retain was sent again",
-    "a record was pruned",
-    "a lock was refused",
-    "a leader led",
     "a delayed job was claimed",
     "a job with priority was claimed",
-    "a worker crashed",
-    "a worker stopped",
-    "a reaper crashed",
-    "a producer crashed",
-    "a call was cancelled",
-    "a start was cancelled",
-    "a stop was cancelled",
+    "a lease was extended",
+    "a job was given back",
+    "an attempt failed",
+    *(f"a job ended as {state}" for state in (*_ENDED, "cancelled")),
+    *(f"a job was rescued as {state}" for state in ("failing", "failed", "cancelled")),
+    "a record was pruned",
+    "a record was gone within a minute",
+    "a lock was held",
+    "a leader led",
+    # Every state that a request can find, and every refusal.
+    *(f"a cancel found {state}" for state in (*_WAITING, "processing", *_ENDED, "nothing")),
+    *(f"a revive found {state}" for state in (*_WAITING, "processing", *_ENDED, "nothing")),
+    *(f"a retain found {state}" for state in (*_WAITING, "processing", *_ENDED, "nothing")),
+    "an extend was refused",
+    "a settle was refused",
+    "a lock was refused",
+    # Everything that may be sent again.
+    "an accepted add was sent again",
+    *(f"a {verb} was sent again" for verb in ("claim", "settle", "cancel", "revive", "retain")),
+    # Every fault.
+    "a request was lost",
+    "a reply was lost",
+    "a call was late",
+    "a call stalled for longer than a lease",
     "a hint was lost",
     "a hint came late",
     "a hint came twice",
+    *(f"a {kind} crashed" for kind in ("worker", "reaper", "producer")),
+    "a worker stopped",
+    *(f"a {what} was cancelled" for what in ("call", "start", "stop")),
     "the storage's wall clock was set",
     "a machine's wall clock was set",
-    "enqueue gave completed",
-    "enqueue gave duplicate",
-    "enqueue gave StorageUnavailableError",
-    "request gave a result",
-    "request gave JobTimeoutError",
-    "request gave JobCancelledError",
-    "request gave MaxRetriesError",
+    # Every answer.
+    *(f"enqueue gave {answer}" for answer in ("queued", "duplicate", "completed", "StorageUnavailableError")),
+    *(f"cancel gave {status}" for status in ("cancelled", "cancelling", "processing", *_ENDED, "not_found")),
+    *(f"retry gave {status}" for status in ("queued", "not_failed", "not_found")),
+    *(f"update gave {status}" for status in ("updated", "not_terminal", "not_found")),
+    *(f"look gave {state}" for state in ("queued", "processing", *_ENDED, "nothing")),
+    *(
+        f"{verb} gave {answer}"
+        for verb in ("request", "wait")
+        for answer in ("a result", "JobTimeoutError", "JobCancelledError", "JobFailedError", "MaxRetriesError")
+    ),
     "request gave QueueClosedError",
-    "cancel gave cancelling",
     "a waiter was answered in good weather",
 )
 """What must have happened, each at least once in a hundred seeds: else the simulation has proved nothing."""
 
 
-_PATIENCE = 90.0
-"""Virtual seconds of good weather within which every accepted job must end."""
+_PLENTY = 40
+"""Slots of a healthy worker: with so many every job that is due can be begun."""
+_PATIENCE = 40.0
+"""Virtual seconds of good weather within which every accepted job must end: five attempts, as slow as they get."""
+_FORGOTTEN = 60.0
+"""Seconds after an expiry within which the record must be gone."""
 
 
 class Outcome(NamedTuple):
@@ -120,6 +132,12 @@ def shortened(seed: int) -> float:
     return next(lasting for lasting in cuts if lasting == cuts[-1] or tell(seed, lasting).broken)
 
 
+def until_broken(lines: list[str], most: int = 40) -> list[str]:
+    """Return the last lines of a history up to the first broken rule, that one included."""
+    end = next((number for number, line in enumerate(lines) if "!!!!" in line), len(lines))
+    return lines[max(0, end - most) : end + 1]
+
+
 def live_through(seeds: range, processes: int) -> Iterator[Outcome]:
     """Live through many histories, in several processes."""
     if processes == 1:
@@ -149,14 +167,20 @@ async def _history(world: World) -> None:
     await asyncio.sleep(world.lasting)
     world.clear_up()
     survivors = await _healthy(world, workers)
+    reapers = [await workers.heal(name) for name in QUEUES]
     await asyncio.gather(*lives)
     await _finish(world)
+    for stop in reapers:
+        await stop()
+    await _forget(world)
     await _stop(world, survivors)
     before = asyncio.all_tasks()
     survivors = await _healthy(world, workers)
     for queue in survivors:
         await callers.probe(queue)
     await _stop(world, survivors)
+    for name, ledger in world.ledgers.items():
+        world.demand(not ledger.standing, name, "stop left claims behind:", *ledger.standing)
     await asyncio.sleep(2.0)  # Handlers that ignore cancellation go on for a while after the stop.
     left = asyncio.all_tasks() - before
     world.demand(not left, "stop left tasks behind:", *left)
@@ -164,15 +188,34 @@ async def _history(world: World) -> None:
 
 async def _healthy(world: World, workers: Workers) -> list[Queue[Any, Any]]:
     """Start one healthy worker for each queue, which is enough to finish everything."""
-    queues = [workers.consumer(world.node(), name) for name in QUEUES]
-    for queue in queues:
-        await queue.start()
+    queues = []
+    for name in QUEUES:
+        node = world.node()
+        world.ledgers[name].healthy.add(node.label)
+        queues.append(workers.consumer(node, name, _PLENTY))
+        await queues[-1].start()
     return queues
 
 
 async def _stop(world: World, queues: list[Queue[Any, Any]]) -> None:
     for queue in queues:
         await world.stop(queue, 1.0)
+
+
+async def _forget(world: World) -> None:
+    """See, in one of four histories, that expired records are removed though nobody asks for them."""
+    if world.rng.random() < 0.25:
+        await asyncio.sleep(_FORGOTTEN + LINGER)
+        for name, ledger in world.ledgers.items():
+            refs = ledger.absent_for(_FORGOTTEN)
+            found = await world.storage.namespace(name).get(refs)
+            left = {ref for ref, one in zip(refs, found, strict=True) if _generation(one) == ref.generation}
+            world.demand(not left, name, "a minute after their expiry there are still records of", *left)
+            world.seen["a record was gone within a minute"] += len(refs) - len(left)
+
+
+def _generation(answer: GetAnswer) -> str | None:
+    return answer.generation if isinstance(answer, Snapshot) else None
 
 
 async def _finish(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, TypeVarTuple
 
@@ -69,8 +70,8 @@ class Weather:
         self._lost_hints = rng.choice((0.0, 0.3, 1.0))
         self._share_of_late = rng.choice((0.0, 0.3))
         self._doubled_hints = rng.choice((0.0, 0.2))
-        self.late_hints = 0
-        """How many came late."""
+        self.met: Counter[str] = Counter()
+        """Which trouble there was, and how often."""
         self._lease = lease
         self.clear = False
 
@@ -80,12 +81,21 @@ class Weather:
         if self.clear:
             return None
         if self._cut and 2.0 < asyncio.get_running_loop().time() < 9.0:
-            return Trouble(request_lost=True)
-        # What comes from a worker that has lost its lease meanwhile is what a storage must refuse.
-        stalls = 5.0 * self._stalls if verb in ("settle", "extend") else self._stalls
+            self.met["a request was lost"] += 1
+            return LOSE_REQUEST
+        # What comes from a worker that has lost its lease meanwhile is what a storage must refuse, and what is handed to
+        # it by then is not its own any more.
+        stalls = 5.0 * self._stalls if verb in ("settle", "extend", "claim") else self._stalls
         if self._random.random() < stalls:
-            return Trouble(delay=self._random.uniform(1.0, 2.5) * self._lease)
-        return self._plan(verb, index)
+            self.met["a call stalled for longer than a lease"] += 1
+            stall = self._random.uniform(1.0, 2.5) * self._lease
+            return Trouble(delay_back=stall) if self._random.random() < 0.5 else Trouble(delay=stall)
+        trouble = self._plan(verb, index)
+        if trouble is not None:
+            self.met["a request was lost"] += trouble.request_lost
+            self.met["a reply was lost"] += trouble.reply_lost
+            self.met["a call was late"] += trouble.delay + trouble.delay_back > 0.0
+        return trouble
 
     def doubles_hint(self) -> bool:
         return self._random.random() < self._doubled_hints
@@ -96,7 +106,7 @@ class Weather:
         if fate < self._lost_hints:
             return LOSE_REQUEST
         if fate < self._lost_hints + self._share_of_late:
-            self.late_hints += 1
+            self.met["a hint came late"] += 1
             return Trouble(delay=self._random.uniform(0.0, 3.0))
         return None
 

@@ -59,7 +59,7 @@ class Witness(FaultyNamespace):
         self._ledger.rescued(answer.rescued)
         for claim in answer.claims:
             self._ledger.write("clm", claim.id, "attempt", claim.attempts, "by", worker_id, "token", claim.token)
-            self._ledger.claimed(claim, lease)
+        self._ledger.claimed(worker_id, answer.claims, lease)
         await self._look([claim.id for claim in answer.claims])
         return answer
 
@@ -84,7 +84,7 @@ class Witness(FaultyNamespace):
 
     async def cancel(self, id: str, running: bool, nonce: str) -> State | None:
         answer = await self._inner.cancel(id, running, nonce)
-        self._ledger.asked("cancel", id, nonce, answer)
+        self._ledger.asked("cancel", id, nonce, answer, running=running)
         await self._look([id])
         return answer
 
@@ -96,7 +96,7 @@ class Witness(FaultyNamespace):
 
     async def retain(self, id: str, ttl: float, nonce: str) -> State | None:
         answer = await self._inner.retain(id, ttl, nonce)
-        self._ledger.asked("retain", id, nonce, answer, ttl)
+        self._ledger.asked("retain", id, nonce, answer, ttl=ttl)
         await self._look([id])
         return answer
 

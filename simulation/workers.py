@@ -11,8 +11,10 @@ from jobq import GiveUp, Job, LeaderElection, Queue, Reaper, RetryLater
 from simulation.nodes import Node, alive
 from simulation.world import QUEUES, World
 
-FATES = {"succeed": 10, "fail": 3, "later": 1, "give up": 1, "linger": 2, "ignore": 1}
+FATES = {"succeed": 10, "nothing": 1, "fail": 3, "later": 1, "give up": 1, "linger": 2, "ignore": 1}
 """What a payload tells its handler to do, and how often."""
+_IGNORING = 1.3
+"""Seconds for which a handler goes on at most that ignores its cancellation; the last second is its payload's."""
 
 
 class Workers:
@@ -73,30 +75,51 @@ class Workers:
         self._world.demand(len(leaders) <= 1, name, len(leaders), "leaders at once")
         self._world.seen["a leader led"] += len(leaders)
 
-    def consumer(self, node: Node, name: str) -> Queue[Any, Any]:
+    def consumer(self, node: Node, name: str, concurrency: int | None = None) -> Queue[Any, Any]:
         """Return a queue with a handler that does what payloads say."""
         world = self._world
         ledger = world.ledgers[name]
 
         async def handle(job: Job[Any]) -> Any:
-            number, fate, seconds = job.payload
             if alive():
                 ledger.began(job)
-                ledger.write("run", job.id, "attempt", job.attempts, fate)
-            if fate == "ignore":
-                try:
-                    await asyncio.sleep(2.0 * world.lease)
-                except asyncio.CancelledError:
-                    await asyncio.sleep(0.3)
-            await asyncio.sleep(seconds + (1.5 * world.lease if fate == "linger" else 0.0))
-            if fate == "give up":
-                raise GiveUp
-            if fate == "later" and job.attempts < 2:
-                raise RetryLater(delay=0.1)
-            if fate == "fail" and number % 2 >= job.attempts % 3:
-                raise ValueError("this attempt fails")
-            return [number, job.fencing_token]
+                ledger.write("run", job.id, "attempt", job.attempts, job.payload[1])
+            try:
+                return await self._run(job)
+            except asyncio.CancelledError:
+                ledger.interrupted(job)
+                raise
+            finally:
+                if alive():
+                    ledger.ended(job, _IGNORING if job.payload[1] == "ignore" else 0.0)
 
-        queue = world.queue(node, name)
+        queue = world.queue(node, name, concurrency)
         queue.execute(handle)
         return queue
+
+    async def _run(self, job: Job[Any]) -> Any:
+        """Do what the payload says."""
+        (number, fate, seconds), lease = job.payload, self._world.lease
+        if fate == "ignore":
+            try:
+                await asyncio.sleep(2.0 * lease)
+            except asyncio.CancelledError:
+                await asyncio.sleep(_IGNORING - 1.0)
+        await asyncio.sleep(seconds + (1.5 * lease if fate == "linger" else 0.0))
+        match fate:
+            case "give up":
+                raise GiveUp
+            case "later" if job.attempts < 2:
+                raise RetryLater(delay=0.1)
+            case "fail" if number % 2 >= job.attempts % 3:
+                raise ValueError("this attempt fails")
+            case "nothing":
+                return None
+        return [number, job.fencing_token]
+
+    async def heal(self, name: str) -> Callable[[], Awaitable[None]]:
+        """Start a healthy reaper; the answer stops it."""
+        reaper = Reaper(self._world.node(), name=name, visibility_timeout=self._world.lease)
+        reaper.on("error", self._world.trouble)
+        await reaper.start()
+        return reaper.stop

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from jobq import MemoryStorage, Queue, QueueClosedError, StorageError, StorageUnavailableError
 from jobq.testing import VirtualClock, VirtualTimeError
+from simulation.answers import Answers, encoded
 from simulation.ledger import Ledger
 from simulation.nodes import Node, NodeClock, NodeLoop, Weather, alive
 from simulation.notes import Notes
@@ -28,6 +29,9 @@ QUEUES = ("one", "two")
 LASTING = (4.0, 8.0, 12.0)
 """Virtual seconds of bad weather: the short ones meet more for the same work, the long ones meet what takes time."""
 GRACE = 0.5
+SETTLING_IN = 1.5
+"""Seconds of good weather after which healthy workers must be quick."""
+EVENTS = ("enqueued", "completed", "failed", "failing", "requeued", "cancelled")
 HOUR = 3600.0
 _LIMIT = 600.0
 """Virtual seconds after which a history counts as endless."""
@@ -49,13 +53,16 @@ class World:
         self.lease = self.rng.choice((1.0, 2.0))
         self.block = self.rng.choice((0.5, 5.0))
         self.clock = VirtualClock(seed=seed)
-        self.ledgers = {name: Ledger(name, self.notes, self.clock.now) for name in QUEUES}
+        self.asked_for: dict[int, dict[str, Any]] = {}
+        """The options of each enqueue, by the number in its payload."""
+        self.ledgers = {name: Ledger(name, self.notes, self.clock.now, self.block, self.asked_for) for name in QUEUES}
+        self.answers = {name: Answers(ledger, self.notes) for name, ledger in self.ledgers.items()}
         self.storage = WitnessStorage(MemoryStorage(clock=self.clock), self.ledgers.__getitem__)
         self.ids = [f"job-{number}" for number in range(self.rng.choice((2, 6, 20)))]
         self.nodes: list[Node] = []
         self._queues: list[Queue[Any, Any]] = []
-        self.told: Counter[tuple[str, str]] = Counter()
-        """How often a completion was announced."""
+        self.told: Counter[tuple[str, str, str]] = Counter()
+        """How often each event was told, by queue, event and id."""
         self.weather_is_bad = True
         self._is_over = False
         self._ahead = self._furthest = 0.0
@@ -81,7 +88,8 @@ class World:
             self.notes.broken.append(str(error))
         self.seen["a hint was lost"] += sum(node.troubles["hint"] for node in self.nodes)
         self.seen["a hint came twice"] += sum(node.doubled for node in self.nodes)
-        self.seen["a hint came late"] += sum(node.weather.late_hints for node in self.nodes)
+        for node in self.nodes:
+            self.seen.update(node.weather.met)
 
     def clear_up(self) -> None:
         """End the bad weather. Delays follow the wall clock, so it is set to where all of them are over in time."""
@@ -89,6 +97,8 @@ class World:
         for node in self.nodes:
             node.weather.clear = True
         self.jump(self._furthest - self._ahead)
+        for ledger in self.ledgers.values():
+            ledger.turns.calm_since = self.clock.now() + SETTLING_IN
         self.write("----", "the weather clears up")
 
     async def set_clocks(self) -> None:
@@ -137,19 +147,20 @@ class World:
         self.nodes.append(node)
         return node
 
-    def queue(self, node: Node, name: str) -> Queue[Any, Any]:
+    def queue(self, node: Node, name: str, concurrency: int | None = None) -> Queue[Any, Any]:
         queue = Queue[Any, Any](
             node,
             name=name,
             worker_id=node.label,
-            concurrency=self.rng.choice((1, 3, 10)),
+            concurrency=concurrency or self.rng.choice((1, 3, 10)),
             block_timeout=self.block,
             visibility_timeout=self.lease,
             job_timeout=self.rng.choice((None, 1.5)),
             retry=lambda attempt, error: 0.2 * attempt,
         )
         queue.on("error", self.trouble)
-        queue.on("completed", partial(self._completed, name))
+        for event in EVENTS:
+            queue.on(event, partial(self._told, name, event))
         self._queues.append(queue)
         return queue
 
@@ -199,12 +210,16 @@ class World:
         elif error := task.exception():
             self.demand(isinstance(error, StorageError), verb, "raised", repr(error))
 
-    def _completed(self, name: str, id: str, result: Any) -> None:
-        if alive():
-            self.told[name, str(result)] += 1
-            times = self.told[name, str(result)]
-            self.demand(times == 1, id, "completed was told", times, "times")
-            ended = any(run.result == encoded(result) for run in self.ledgers[name].runs.values())
+    def _told(self, name: str, event: str, id: str, *more: Any) -> None:
+        """Take an event: nothing is told that has not happened, and nothing twice."""
+        if not alive():
+            return
+        ledger = self.ledgers[name]
+        self.told[name, event, id] += 1
+        times, happened = self.told[name, event, id], ledger.happened[event, id]
+        self.demand(times <= happened, id, event, "was told", times, "times, and happened", happened, "times")
+        if event == "completed":
+            ended = any(run.result == encoded(more[0]) for run in ledger.of(id))
             self.demand(ended, id, "completed was told, and the storage has it not")
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -221,7 +236,3 @@ class World:
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         await asyncio.sleep(0)
-
-
-def encoded(result: Any) -> bytes:
-    return b"[%d,%d]" % tuple(result)

@@ -9,8 +9,9 @@ from jobq._moments import Moments
 from jobq.storage.contract import Namespace
 
 _EVERY = 15.0
-_IDLE_EVERY = 120.0
-"""Seconds; what a queue without work leaves to prune can wait longer, and thousands of such queues may be idle."""
+_IDLE_EVERY = 45.0
+"""Seconds; what a queue without work leaves to prune can wait longer, and thousands of such queues may be idle. With
+`LINGER` it makes less than a minute from the expiry."""
 _LIMIT = 1000
 _PAUSE = 0.05
 """Seconds between two parts, for claims and settles go first."""

@@ -32,7 +32,7 @@ class Running:
         self.lease_until = lease_until
         """By the clock's monotonic time, counted from before the claim or the last extend was sent."""
         self.renew_until = renew_until
-        """From then on the lease is left to lapse: the job's time is over."""
+        """From then on the lease is left to lapse: the job's time is over, and also the time to end."""
         self.signal = AbortSignal()
         self.job: Job[Any] | None = None
         """What the handler was given; None before it began."""

@@ -346,7 +346,8 @@ class Worker:
         lease_until = sent_at + options.lease
         if now >= lease_until:
             return  # The answer came so late that others may run the job already.
-        renew_until = math.inf if options.job_timeout is None else now + options.job_timeout
+        # As long as a handler may take to end that was told to: short leases would lapse meanwhile.
+        renew_until = math.inf if options.job_timeout is None else now + options.job_timeout + IGNORED_AFTER
         running = Running(claim, lease_until, renew_until)
         self._running[running] = None
         self._pruner.needed = True

@@ -20,6 +20,7 @@ from jobq import (
     MemoryStorage,
     Queue,
     QueueClosedError,
+    Reaper,
     State,
     StorageError,
     StorageFullError,
@@ -259,6 +260,31 @@ async def test_a_handler_that_ignores_its_cancel_is_settled_without_it_and_keeps
 
     assert caught.value.error.code == "JOB_TIMEOUT"
     assert took < 2
+
+
+@pytest.mark.parametrize("takes", [0.9, 5.0])
+def test_a_short_lease_outlasts_a_handler_that_takes_its_time_to_end(takes: float) -> None:
+    """Else others would run the job beside its end, and its failure would be put down to a lost worker."""
+
+    async def main() -> tuple[str | None, list[tuple[Any, ...]]]:
+        storage = OnLoop(MemoryStorage(clock=VirtualClock()))
+        queue = Queue[Any, Any](storage, job_timeout=2, visibility_timeout=0.5, max_attempts=1)
+        events = Events(queue)
+
+        @queue.execute
+        async def tidy(job: Job[Any]) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await passing(takes)
+
+        async with queue, Reaper(storage, visibility_timeout=0.5):
+            with pytest.raises(JobFailedError) as caught:
+                await queue.enqueue_and_wait("a", 1)
+            await passing(10)
+        return caught.value.error.code, events.of("lease_lost")
+
+    assert run_virtual(main) == ("JOB_TIMEOUT", [])
 
 
 # stop
