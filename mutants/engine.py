@@ -7,6 +7,10 @@ from mutants.mutant import Mutant
 _WAITERS = "tests/engine/test_waiters.py::"
 _WORKER = "tests/engine/test_worker.py::"
 _QUEUE = "tests/engine/test_queue.py::"
+_EXECUTOR = "tests/engine/test_executor.py::"
+_HOOK = "tests/engine/test_hook.py::"
+_REAPER = "tests/engine/test_reaper.py::"
+_EVENTS = "tests/engine/test_events.py::"
 _LOST_REPLIES = "tests/engine/test_lost_replies.py::"
 
 ENGINE = (
@@ -197,5 +201,163 @@ ENGINE = (
         "            self._until = asked_at + self._ttl if held else 0.0\n",
         "            self._until = asked_at + self._ttl\n",
         ("tests/engine/test_reaper.py::test_a_leader_whose_lock_was_taken_stops_acting[memory]",),
+    ),
+    Mutant(
+        "hook-ttl-lost-with-a-changed-end",
+        "_executor.py",
+        "a failure that after_execution makes of a success is kept for as long as the success",
+        "return self._final(running, failed, ttl)",
+        "return self._final(running, failed, claim.result_ttl)",
+        (f"{_HOOK}test_it_changes_the_ttl_of_what_it_makes_a_failure[memory]",),
+    ),
+    Mutant(
+        "retry-later-of-zero-ignored",
+        "_executor.py",
+        "RetryLater(0) waits for the policy's delay",
+        "error.delay is not None:",
+        "error.delay:",
+        (f"{_EXECUTOR}test_retry_later_of_no_time_means_at_once[memory]",),
+    ),
+    Mutant(
+        "renewal-counted-from-the-answer",
+        "_lease.py",
+        "a worker whose renewal was answered late goes on when others may run the job",
+        "    group.answered(some, answers, sent_at)",
+        "    group.answered(some, answers, clock.monotonic())",
+        (f"{_WORKER}test_a_renewal_whose_answer_came_late_counts_from_before_it_was_sent",),
+    ),
+    Mutant(
+        "renewal-of-the-first-256",
+        "_lease.py",
+        "a worker with many slots loses the jobs that it has beyond 256",
+        "wanted[start : start + _MOST_AT_ONCE], self._clock",
+        "wanted[:_MOST_AT_ONCE], self._clock",
+        (f"{_WORKER}test_a_worker_renews_the_leases_of_very_many_jobs",),
+    ),
+    Mutant(
+        "inquiry-once-only",
+        "_lease.py",
+        "of the running jobs that are cancelled only the first stops at once",
+        "        finally:\n            self._asking = None\n",
+        "        finally:\n            pass\n",
+        (f"{_WORKER}test_every_running_job_that_is_cancelled_stops_at_once",),
+    ),
+    Mutant(
+        "renewal-not-repeated",
+        "_lease.py",
+        "a short outage at the wrong moment costs a worker its jobs",
+        "            while not await self._renew(group, namespace):\n",
+        "            if not await self._renew(group, namespace):\n",
+        (f"{_WORKER}test_a_renewal_that_failed_is_repeated_soon",),
+    ),
+    Mutant(
+        "second-stall-not-told",
+        "_lease.py",
+        "only the first time that a loop stood still is logged",
+        "        self._ticked_at = None\n        self._stall_told = False\n",
+        "        self._ticked_at = None\n",
+        (f"{_WORKER}test_a_loop_that_stands_still_twice_is_told_of_twice",),
+    ),
+    Mutant(
+        "renewed-beyond-job-timeout",
+        "_worker.py",
+        "a job that blocks its loop is held for a minute although its time is over",
+        "renew_until = math.inf if options.job_timeout is None else now + options.job_timeout",
+        "renew_until = math.inf",
+        (f"{_WORKER}test_a_job_whose_time_is_over_is_not_held_by_a_loop_that_stands_still[memory]",),
+    ),
+    Mutant(
+        "late-claim-with-cancel-dropped",
+        "_worker.py",
+        "a job that was cancelled before its claim arrived waits for its lease to lapse",
+        "ours = (Held.HELD, Held.CANCEL_ASKED)",
+        "ours = (Held.HELD,)",
+        (f"{_WORKER}test_a_claim_that_was_cancelled_before_it_arrived_ends_before_its_lease",),
+    ),
+    Mutant(
+        "claims-go-on-while-nothing-is-settled",
+        "_worker.py",
+        "a worker that cannot settle takes job after job, and loses what it did",
+        "        if self._unsettled > 2 * concurrency:\n            return 0\n",
+        "",
+        (f"{_WORKER}test_a_worker_that_cannot_settle_claims_no_more_for_now",),
+    ),
+    Mutant(
+        "second-outage-untold",
+        "_reaper.py",
+        "a reaper reports only the first outage",
+        "                pause = await self._look()\n                self._troubled = False\n",
+        "                pause = await self._look()\n",
+        (f"{_REAPER}test_each_outage_is_reported[memory]",),
+    ),
+    Mutant(
+        "stalled-once-for-all-generations",
+        "reaper.py",
+        "a job that was lost, failed and retried is lost again in silence",
+        "        if rescue in self._own:\n",
+        '        rescue = (rescue[0], "", rescue[2])\n        if rescue in self._own:\n',
+        (f"{_REAPER}test_a_loss_after_a_retry_is_announced_again[memory]",),
+    ),
+    Mutant(
+        "lead-counted-from-the-answer",
+        "_leader.py",
+        "a reaper whose lock was answered late leads beside its successor",
+        "self._until = asked_at + self._ttl if held else 0.0",
+        "self._until = self._clock.monotonic() + self._ttl if held else 0.0",
+        (f"{_REAPER}test_a_lead_whose_answer_came_late_counts_from_before_it_was_asked_for",),
+    ),
+    Mutant(
+        "reaper-keeps-listening",
+        "reaper.py",
+        "a reaper that was stopped goes on announcing, and keeps its subscription",
+        "            if self._watch is not None:\n                await self._watch.close()\n",
+        "",
+        (f"{_REAPER}test_a_reaper_that_was_stopped_announces_nothing[memory]",),
+    ),
+    Mutant(
+        "reaper-start-leaks-the-storage",
+        "reaper.py",
+        "each failed start of a reaper leaves a thread and a connection",
+        """            except BaseException:
+                await self._storage.close()
+                raise
+""",
+        "            except BaseException:\n                raise\n",
+        (f"{_REAPER}test_a_start_that_fails_leaves_nothing_open[file]",),
+    ),
+    Mutant(
+        "cancel-hint-unheard",
+        "queue.py",
+        "a running job that is cancelled stops at the next renewal only",
+        "        opened.waiters.cancel_asked = opened.worker.ask_to_cancel\n",
+        "",
+        (f"{_WORKER}test_every_running_job_that_is_cancelled_stops_at_once",),
+    ),
+    Mutant(
+        "lost-run-decided-again",
+        "_worker.py",
+        "a run that lost its lease is announced as lost twice",
+        """        outcome = await self._executor.timed_out(running)
+        if not running.decided:
+            self._decide(running, outcome)""",
+        """        outcome = await self._executor.timed_out(running)
+        self._decide(running, outcome)""",
+        (f"{_HOOK}test_a_hook_that_outlasts_the_lease_decides_nothing_any_more",),
+    ),
+    Mutant(
+        "rescued-by-a-claim-untold",
+        "_worker.py",
+        "a job that kills its workers fails in silence where no reaper runs",
+        "        for rescued in claimed.rescued:\n            self._tell_rescued(rescued)\n",
+        "",
+        (f"{_EVENTS}test_a_worker_tells_of_jobs_that_ended_by_a_lapse_which_it_found[memory]",),
+    ),
+    Mutant(
+        "second-outage-of-a-worker-untold",
+        "_worker.py",
+        "a worker reports only the first outage",
+        "            self._troubled = False\n",
+        "            pass\n",
+        (f"{_WORKER}test_a_worker_tells_of_each_outage[memory]",),
     ),
 )

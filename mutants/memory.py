@@ -7,6 +7,7 @@ from functools import partial
 from mutants.mutant import Mutant, kit
 
 _memory = partial(kit, "Memory")
+_CONTRACT = "tests/contract/test_memory.py::"
 _FILE = "storage/memory.py"
 
 MEMORY = (
@@ -239,5 +240,78 @@ MEMORY = (
         "LINGER = 0.0\n",
         _memory("a_cancel_sent_twice_is_answered_alike"),
         quick=True,
+    ),
+    Mutant(
+        "memory-claims-of-many-workers-forgotten",
+        "storage/memory.py",
+        "of many workers those whose reply was lost wait for their leases to lapse",
+        "if last.at < monotonic - LINGER:",
+        "if last.at <= monotonic:",
+        _memory("each_of_very_many_workers_repeats_its_own_claim"),
+    ),
+    Mutant(
+        "memory-claim-wakes-nobody-for-its-lapse",
+        "storage/memory.py",
+        "the job of a worker that dies waits until somebody wakes up by chance",
+        "        elif taken:\n            self._wake_if_earlier(lease)\n",
+        "",
+        _memory("a_claim_wakes_a_sleeper_who_would_sleep_through_its_lapse"),
+    ),
+    Mutant(
+        "memory-later-than-the-next-event-asleep",
+        "storage/memory.py",
+        "a delayed job that was added after a worker's claim is overslept",
+        """                timeout = min(timeout, due_in)  # What came since the caller's claim counts as well.
+""",
+        "                pass\n",
+        _memory("waiting_ends_when_something_falls_due"),
+    ),
+    Mutant(
+        "memory-extend-keeps-the-first-length",
+        "storage/memory.py",
+        "a job that was renewed for longer is taken away when the clock jumps back",
+        "            record.lease, record.lease_until = lease, until\n",
+        "            record.lease_until = until\n",
+        _memory("a_lease_that_was_renewed_for_longer_is_set_back_to_that_length"),
+    ),
+    Mutant(
+        "memory-lock-until-the-end-of-its-last-moment",
+        "storage/memory.py",
+        "a lock is held for a moment longer than its owner believes it to be",
+        "now < until",
+        "now <= until",
+        _memory("a_lock_ends_with_its_time"),
+    ),
+    Mutant(
+        "memory-prune-of-the-lingering",
+        "storage/memory.py",
+        "a wall clock that is set makes a job run again whose enqueue was sent again",
+        "                if record.lingers_until > monotonic:\n                    break\n",
+        "",
+        (f"{_CONTRACT}test_a_job_that_ended_before_the_wall_clock_jumped_is_not_run_again",),
+    ),
+    Mutant(
+        "memory-lingers-not-after-an-end",
+        "storage/memory.py",
+        "a wall clock that is set makes a job run again whose enqueue was sent again",
+        "        record.lingers_until = self._clock.monotonic() + LINGER\n",
+        "",
+        (f"{_CONTRACT}test_a_job_that_ended_before_the_wall_clock_jumped_is_not_run_again",),
+    ),
+    Mutant(
+        "memory-lingers-not-after-a-change",
+        "storage/records.py",
+        "a change whose reply was lost before the wall clock was set finds no job",
+        "        self.lingers_until = monotonic + LINGER\n",
+        "",
+        (f"{_CONTRACT}test_a_change_that_was_made_before_the_wall_clock_jumped_is_answered_alike",),
+    ),
+    Mutant(
+        "memory-compaction-breaks-the-heap",
+        "storage/records.py",
+        "among many jobs those that were due first come last",
+        "        heapq.heapify(self._heap)\n",
+        "",
+        (f"{_CONTRACT}test_a_heap_is_in_order_whatever_left_it_before_it_was_cleared_of_that",),
     ),
 )

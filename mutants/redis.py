@@ -7,6 +7,10 @@ from functools import partial
 from mutants.mutant import Mutant, kit
 
 _valkey = partial(kit, "Valkey")
+_CHANNELS = "tests/redis_link/test_channels.py::"
+_EXPIRY = "tests/outside/test_redis_expiry.py::"
+_LINK = "tests/redis_link/test_link.py::"
+_MARKERS = "tests/redis_link/test_markers.py::"
 
 REDIS = (
     Mutant(
@@ -272,5 +276,112 @@ REDIS = (
         "  record[GENERATION], record[STATE], record[ATTEMPTS] = ARGV[5], QUEUED, 0\n",
         "  record[STATE], record[ATTEMPTS] = QUEUED, 0\n",
         _valkey("the_old_generation_is_gone_after_a_revive"),
+    ),
+    Mutant(
+        "redis-retry-with-delay-wakes-nobody",
+        "storage/redis/_waiting.lua",
+        "a retry waits until somebody wakes up by chance",
+        "    changed[id] = record\n    wake_if_earlier(delay)\n",
+        "    changed[id] = record\n",
+        _valkey("a_retry_that_is_due_earlier_wakes_a_sleeper"),
+    ),
+    Mutant(
+        "redis-claim-wakes-nobody-for-its-lapse",
+        "storage/redis/claim.lua",
+        "the job of a worker that dies waits until somebody wakes up by chance",
+        "  wake = wake or lease < tonumber(sequence[2] or 0) and lease * 1000 < next_event\n",
+        "",
+        _valkey("a_claim_wakes_a_sleeper_who_would_sleep_through_its_lapse"),
+    ),
+    Mutant(
+        "redis-extend-keeps-the-first-length",
+        "storage/redis/extend.lua",
+        "a job that was renewed for longer is taken away when the clock jumps back",
+        "  if record[TERM] ~= lease then\n    record[TERM] = lease\n    changed[id] = record\n  end\n",
+        "",
+        _valkey("a_lease_that_was_renewed_for_longer_is_set_back_to_that_length"),
+    ),
+    Mutant(
+        "redis-equal-due-by-id",
+        "storage/redis/claim.lua",
+        "jobs that fall due at once run in the order of their ids",
+        "latest = math.max(record[TERM] * 1000, latest + 1)",
+        "latest = record[TERM] * 1000",
+        _valkey("jobs_that_fall_due_at_once_run_in_the_order_they_were_added"),
+    ),
+    Mutant(
+        "redis-longest-sleep-shortened",
+        "storage/redis/rest.lua",
+        "a worker that sleeps for long is not woken for what falls due after the sleeps of others",
+        "if tonumber(ARGV[4]) > longest then",
+        "if true then",
+        _valkey("a_short_sleep_elsewhere_hides_nothing_from_a_long_one"),
+    ),
+    Mutant(
+        "redis-retry-wakes-nobody",
+        "storage/redis/_waiting.lua",
+        "a job that is to run again lies until somebody looks by chance",
+        "    make_ready(id, record, count())\n    wake = true\n",
+        "    make_ready(id, record, count())\n",
+        _valkey("a_retry_wakes_a_sleeper"),
+    ),
+    Mutant(
+        "redis-give-back-wakes-nobody",
+        "storage/redis/settle.lua",
+        "a job that was given back lies until somebody looks by chance",
+        "  make_ready(id, record, record[PLACE])\n  wake = true\n",
+        "  make_ready(id, record, record[PLACE])\n",
+        _valkey("a_retry_wakes_a_sleeper"),
+    ),
+    Mutant(
+        "redis-claims-remembered-too-short",
+        "storage/redis/claim.lua",
+        "jobs of a claim whose reply was lost for a second wait for their leases to lapse",
+        "cmsgpack.pack(taken), 'PX', LINGER / 1000)",
+        "cmsgpack.pack(taken), 'PX', 1000)",
+        (f"{_EXPIRY}test_a_server_remembers_a_claim_for_as_long_as_it_may_be_sent_again[valkey]",),
+    ),
+    Mutant(
+        "redis-lists-in-the-same-order",
+        "storage/redis/markers.py",
+        "a busy queue keeps the idle workers of another asleep",
+        "        first = self._rounds % len(keys)\n",
+        "        first = 0\n",
+        (f"{_MARKERS}test_a_list_that_is_never_empty_keeps_no_other_waiting[valkey]",),
+    ),
+    Mutant(
+        "redis-link-counts-the-lost",
+        "storage/redis/link.py",
+        "a sound connection is given up for replies that a lost one owed",
+        "        self._sent.clear()\n",
+        "",
+        (f"{_LINK}test_what_was_lost_with_a_connection_is_not_held_against_the_next",),
+    ),
+    Mutant(
+        "redis-link-stuck-when-full",
+        "storage/redis/link.py",
+        "a command that had to wait is sent only when somebody asks for something else",
+        "lost=self._lose, emptied=self._flush)",
+        "lost=self._lose)",
+        (f"{_LINK}test_what_had_to_wait_for_a_busy_server_is_sent_when_it_takes_more",),
+    ),
+    Mutant(
+        "redis-second-newcomer-not-heard",
+        "storage/redis/markers.py",
+        "of workers that fall asleep one by one most are woken seconds late",
+        "        self._round, self._interrupted = frozenset(self._waiters), False\n",
+        "        self._round = frozenset(self._waiters)\n",
+        (f"{_MARKERS}test_whoever_comes_later_is_heard_however_many_came_before[valkey]",),
+    ),
+    Mutant(
+        "redis-channels-close-leaves-callers",
+        "storage/redis/channels.py",
+        "a subscription that a stop meets is waited for until its time limit",
+        """            if not subscription.confirmed.done():
+                subscription.confirmed.set_exception(unavailable(self._dialer.address, "closed"))
+                subscription.confirmed.exception()
+        self._subscriptions.clear()""",
+        "            pass\n        self._subscriptions.clear()",
+        (f"{_CHANNELS}test_a_subscription_that_waits_as_its_channels_are_closed_fails",),
     ),
 )

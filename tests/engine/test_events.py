@@ -107,6 +107,24 @@ async def test_requeued_is_emitted_for_a_job_given_back_by_stop(storage: Storage
 
 
 @in_loop
+async def test_a_worker_tells_of_jobs_that_ended_by_a_lapse_which_it_found(storage: Storage) -> None:
+    """Nobody else would: their own workers are gone."""
+    queue, namespace = Queue[Any, Any](storage, max_attempts=1), storage.namespace("default")
+    events = Events(queue)
+    async with queue:
+        await queue.enqueue_many([("lost", 1), ("asked to stop", 2)])
+        assert len((await namespace.claim("crashed", 0.1, 2, "crashed.1")).claims) == 2
+        assert (await queue.cancel("asked to stop", running=True)).status == "cancelling"
+        queue.execute(echo)
+        await events.until("failed")
+        await events.until("cancelled")
+
+    ((id, error),) = events.of("failed")
+    assert (id, type(error)) == ("lost", MaxRetriesError)
+    assert events.of("cancelled") == [("asked to stop",)]
+
+
+@in_loop
 async def test_enqueued_is_emitted_only_for_what_was_queued(storage: Storage) -> None:
     """Not for duplicates, and not for cached results; by each way of enqueueing."""
     queue = Queue[Any, Any](storage)

@@ -519,6 +519,23 @@ async def test_retry_later_says_when_and_uses_an_attempt(storage: Storage) -> No
     assert waits == [50, 500]
 
 
+@in_loop
+async def test_retry_later_of_no_time_means_at_once(storage: Storage) -> None:
+    """Zero is an answer, and no reason to ask the policy."""
+    queue = Queue[Any, Any](storage, retry=lambda attempt, error: 500.0, max_attempts=2)
+
+    @queue.execute
+    async def later(job: Job[Any]) -> None:
+        raise RetryLater(0)
+
+    events = Events(queue)
+    async with queue:
+        await queue.enqueue("a", 1)
+        await events.until("failed", within=3)
+
+    assert len(events.of("failing")) == 1
+
+
 # Payloads
 
 

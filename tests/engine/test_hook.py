@@ -18,10 +18,12 @@ from jobq import (
     Job,
     JobFailedError,
     MaxRetriesError,
+    MemoryStorage,
     Queue,
     StorageUnavailableError,
 )
 from jobq.storage.contract import Storage
+from jobq.testing import OnLoop, VirtualClock, run_virtual
 from tests.engine.scenes import Events, Gated, Waiting, in_loop, passing
 
 Context = ExecutionContext[Any, Any]
@@ -167,6 +169,25 @@ async def test_it_changes_the_ttl(storage: Storage, ttl: Any, payload: Any) -> N
     queue = queue_with(storage, keep, max_attempts=1)
     async with queue:
         await asyncio.gather(queue.enqueue_and_wait("a", payload), return_exceptions=True)
+        status = await queue.get_status("a")
+
+    assert status is not None
+    assert status.expires_at is not None
+    assert status.finished_at is not None
+    assert status.expires_at - status.finished_at == pytest.approx(500, abs=0.01)
+
+
+@in_loop
+async def test_it_changes_the_ttl_of_what_it_makes_a_failure(storage: Storage) -> None:
+    """Who changes two things at once gets both."""
+
+    def refuse(context: Context) -> None:
+        context.error, context.ttl = ValueError("not good enough"), 500
+
+    queue = queue_with(storage, refuse)
+    async with queue:
+        with pytest.raises(JobFailedError):
+            await queue.enqueue_and_wait("a", 1)
         status = await queue.get_status("a")
 
     assert status is not None
@@ -412,6 +433,36 @@ async def test_it_is_not_called_for_a_run_that_lost_its_lease(storage: Storage) 
 
     assert runs == [1, 2]
     assert [context.attempts for context in seen] == [2]
+
+
+def test_a_hook_that_outlasts_the_lease_decides_nothing_any_more() -> None:
+    """The job is another's by then, and that was told already."""
+
+    async def main() -> list[str]:
+        async def think(context: Context) -> None:
+            await passing(60.0)
+
+        storage = OnLoop(MemoryStorage(clock=VirtualClock()))
+        queue = Queue[Any, Any](
+            storage, after_execution=think, max_attempts=1, visibility_timeout=30.0, job_timeout=1.0
+        )
+        events, ended = Events(queue), asyncio.Event()
+
+        @queue.execute
+        async def ignore(job: Job[Any]) -> None:
+            while not ended.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await ended.wait()
+
+        async with queue:
+            await queue.enqueue("a", 1)
+            await events.until("lease_lost", within=60)
+            await passing(100.0)
+            told = list(events.names)
+            ended.set()
+        return told
+
+    assert run_virtual(main) == ["started", "enqueued", "lease_lost"]
 
 
 @in_loop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,14 +21,18 @@ from jobq import (
     JobNotFoundError,
     JobTimeoutError,
     MaxRetriesError,
+    MemoryStorage,
     PayloadTooLargeError,
     Queue,
     QueueClosedError,
     SerializationError,
     State,
+    StorageError,
 )
+from jobq.job import NewJob
 from jobq.storage.contract import Storage
-from tests.engine.scenes import Events, Waiting, echo, in_loop
+from jobq.testing import OnLoop, VirtualClock, run_virtual
+from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
 
 
 def failing_queue(storage: Storage, **options: Any) -> Queue[Any, Any]:
@@ -228,6 +233,69 @@ async def test_enqueue_many_takes_more_jobs_than_one_batch(storage: Storage) -> 
         assert len(answers) == 1000
         assert {answer.status for answer in answers} == {"queued"}
         assert (await queue.counts())[State.QUEUED] == 1000
+
+
+@in_loop
+async def test_large_jobs_are_added_in_their_order_and_a_mebibyte_at_a_time(storage: Storage) -> None:
+    """So that a storage is held up for moments only; one that is larger than that travels alone."""
+    namespace, sent = storage.namespace("default"), list[list[int]]()
+
+    async def add(jobs: Sequence[NewJob]) -> Any:
+        sent.append([len(job.payload) for job in jobs])
+        return await namespace.add(jobs)
+
+    gated = Gated(storage)
+    gated.replaced["add"] = add
+    sizes = (400_000, 400_000, 400_000, 10, 2_000_000, 10, 700_000, 700_000, 10)
+    async with Queue[str, None](gated) as queue:
+        await queue.enqueue_many([(str(number), "x" * (size - 2)) for number, size in enumerate(sizes)])
+        claims = [(await namespace.claim("worker", 30.0, 1, f"session.{n}")).claims[0].id for n in range(len(sizes))]
+
+    assert claims == [str(number) for number in range(len(sizes))]
+    assert all(len(some) == 1 or sum(some) <= 2**20 for some in sent), sent
+
+
+def test_a_call_that_is_never_answered_ends_with_the_stop() -> None:
+    """Its outcome is unknown, and so it is said."""
+
+    async def main() -> float:
+        gated = Gated(OnLoop(MemoryStorage(clock=VirtualClock())))
+        gated.gates["add"] = asyncio.Event()
+        async with Queue[int, None](gated) as queue:
+            in_flight = asyncio.create_task(queue.enqueue("in flight", 1))
+            await passing(0.1)
+            behind = asyncio.create_task(queue.enqueue("behind it", 2))
+            await passing(0.1)
+            begun = asyncio.get_running_loop().time()
+            await queue.stop(1.0)
+            took = asyncio.get_running_loop().time() - begun
+        done, _ = await asyncio.wait([in_flight, behind], timeout=60.0)
+        assert {type(call.exception()) for call in done} == {QueueClosedError}
+        assert len(done) == 2
+        return took
+
+    assert run_virtual(main) <= 2.0
+
+
+@in_loop
+async def test_a_job_that_the_storage_refuses_does_not_fail_its_neighbour(storage: Storage) -> None:
+    """However few travelled together."""
+    namespace = storage.namespace("default")
+
+    async def add(jobs: Sequence[NewJob]) -> Any:
+        if any(job.id == "refused" for job in jobs):
+            raise StorageError("not this one")
+        return await namespace.add(jobs)
+
+    gated = Gated(storage)
+    gated.replaced["add"] = add
+    async with Queue[int, None](gated) as queue:
+        first, refused = await asyncio.gather(
+            queue.enqueue("first", 1), queue.enqueue("refused", 2), return_exceptions=True
+        )
+
+    assert isinstance(first, EnqueueResult)
+    assert isinstance(refused, StorageError)
 
 
 @in_loop

@@ -14,6 +14,7 @@ from jobq import (
     JobCancelledError,
     LeaderElection,
     MaxRetriesError,
+    MemoryStorage,
     Queue,
     Reaper,
     State,
@@ -21,6 +22,7 @@ from jobq import (
     StorageUnavailableError,
 )
 from jobq.storage.contract import LINGER, Storage
+from jobq.testing import OnLoop, VirtualClock, run_virtual
 from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
 
 
@@ -279,6 +281,64 @@ async def test_trouble_is_reported_once_and_sat_out(storage: Storage) -> None:
     assert len(events.of("error")) == 1
 
 
+@in_loop
+async def test_each_outage_is_reported(storage: Storage) -> None:
+    """Once, but the second as well as the first."""
+    gated = Gated(storage)
+    reaper = Reaper(gated, visibility_timeout=0.05)
+    events = Events(reaper)
+    async with reaper:
+        for outage in (1, 2):
+            looked = gated.calls.get("rescue", 0)
+            gated.failures["rescue"] = [StorageError("odd")]
+            await events.until("error", outage, within=2)
+            while gated.calls["rescue"] < looked + 3:
+                await passing(0.01)
+
+    assert len(events.of("error")) == 2
+
+
+@in_loop
+async def test_a_loss_after_a_retry_is_announced_again(storage: Storage) -> None:
+    """Its attempts are counted from one again, and it is another run."""
+    async with Queue[Any, Any](storage) as queue, Reaper(storage, visibility_timeout=0.03) as reaper:
+        events = Events(reaper)
+        await abandon(storage, queue, "a", lease=0.05, attempts=1)
+        await events.until("stalled", 1)
+        assert (await queue.retry("a")).status == "queued"
+        await storage.namespace("default").claim("crashed", 0.05, 1, "again.1")
+        await events.until("stalled", 2)
+
+    assert events.of("stalled") == [("a",), ("a",)]
+
+
+@in_loop
+async def test_a_reaper_that_was_stopped_announces_nothing(storage: Storage) -> None:
+    """It hears no more of what others rescue."""
+    stopped, acting = (Reaper(storage, visibility_timeout=0.03) for _ in range(2))
+    events, heard = Events(stopped), Events(acting)
+    async with Queue[Any, Any](storage) as queue:
+        async with stopped:
+            pass
+        async with acting:
+            await abandon(storage, queue, "a", lease=0.05)
+            await heard.until("stalled")
+
+    assert events.names == []
+
+
+@in_loop
+async def test_a_start_that_fails_leaves_nothing_open(storage: Storage) -> None:
+    """Neither threads nor connections; and it can be repeated."""
+    gated = Gated(storage)
+    reaper = Reaper(gated)
+    gated.failures["watch"] = [StorageUnavailableError("away")]
+    with pytest.raises(StorageUnavailableError):
+        await reaper.start()
+
+    assert not reaper.is_leader
+
+
 # Leader election
 
 
@@ -366,6 +426,30 @@ async def test_a_leader_that_cannot_renew_knows_it_in_time(storage: Storage) -> 
         await events.until("leadership_acquired", 2, within=1)
 
     assert took < 1
+
+
+def test_a_lead_whose_answer_came_late_counts_from_before_it_was_asked_for() -> None:
+    """By then another may have it, whatever the answer said when it was given."""
+
+    async def main() -> tuple[float, float]:
+        storage = MemoryStorage(clock=VirtualClock())
+        namespace, gated, asked = storage.namespace("default"), Gated(OnLoop(storage)), list[float]()
+        reaper, loop = Reaper(gated, leader_election=LeaderElection(lock_ttl=30.0)), asyncio.get_running_loop()
+        events = Events(reaper)
+
+        async def slowly(*arguments: Any) -> bool:
+            asked.append(loop.time())
+            held = await namespace.hold(*arguments)
+            await passing(20.0 if len(asked) == 1 else 100.0)
+            return held
+
+        gated.replaced["hold"] = slowly
+        async with reaper:
+            await events.until("leadership_lost", within=100)
+            return asked[0], loop.time()
+
+    asked_at, lost_at = run_virtual(main)
+    assert lost_at == pytest.approx(asked_at + 30.0, abs=0.1)
 
 
 @in_loop

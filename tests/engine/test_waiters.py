@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -20,12 +21,14 @@ from jobq import (
     MemoryStorage,
     Queue,
     QueueClosedError,
+    ResultExpiredError,
     SerializationError,
     State,
     StorageCorruptError,
     StorageError,
     StorageUnavailableError,
 )
+from jobq._watch import Waiter
 from jobq.job import NewJob, Settlement, Snapshot
 from jobq.storage.contract import Hint, HintKind, Ref, Storage
 from jobq.testing import OnLoop, VirtualClock, run_virtual
@@ -98,6 +101,152 @@ def test_a_watch_that_missed_hints_has_everything_read_at_once() -> None:
             return asyncio.get_running_loop().time(), result
 
     assert run_virtual(main) == (pytest.approx(0.2, abs=0.01), 42)
+
+
+def test_hints_lost_after_a_quiet_while_cost_a_second_as_well() -> None:
+    """The look that is taken every second ends when nobody waits, and begins anew with the next who does."""
+
+    async def main() -> list[float]:
+        gated = Gated(OnLoop(MemoryStorage(clock=VirtualClock())))
+        gated.deaf = True
+        queue, took = Queue[Any, Any](gated), []
+        queue.execute(echo)
+        async with queue:
+            for number in range(3):
+                begun = asyncio.get_running_loop().time()
+                assert await queue.enqueue_and_wait(str(number), number) == number
+                took.append(asyncio.get_running_loop().time() - begun)
+                await asyncio.sleep(10)
+        return took
+
+    assert run_virtual(main) == [pytest.approx(1.0, abs=0.1)] * 3
+
+
+def test_who_waits_behind_a_thousand_others_is_read_as_well() -> None:
+    """However long the jobs of the others take: they are read in parts, and no part is left out."""
+
+    async def main() -> float:
+        gated = Gated(OnLoop(MemoryStorage(clock=VirtualClock())))
+        gated.deaf = True
+        queue = Queue[Any, Any](gated)
+        queue.execute(echo)
+        async with queue:
+            others = [asyncio.create_task(queue.enqueue_and_wait(str(n), n, delay=60.0)) for n in range(1000)]
+            await asyncio.sleep(0.5)
+            begun = asyncio.get_running_loop().time()
+            assert await queue.enqueue_and_wait("last", 7) == 7
+            for other in others:
+                other.cancel()
+            return asyncio.get_running_loop().time() - begun
+
+    assert run_virtual(main) < 2.0
+
+
+def test_a_hint_that_overtakes_the_answer_is_not_lost() -> None:
+    """A wait does not know its run before the answer; by then the run may have ended, and its hint come and gone."""
+
+    async def main() -> float:
+        storage = MemoryStorage(clock=VirtualClock())
+        namespace, gated = storage.namespace("default"), Gated(OnLoop(storage))
+
+        async def slowly(refs: Sequence[Ref]) -> Any:
+            answers = await namespace.get(refs)
+            [claim] = (await namespace.claim("worker", 30.0, 1, "other.1")).claims
+            await namespace.settle([Settlement(claim.id, claim.token, State.COMPLETED, b"42", None, 60.0)])
+            await asyncio.sleep(0.1)
+            return answers
+
+        async with Queue[int, int](gated) as queue:
+            await queue.enqueue("job", 21)
+            gated.replaced["get"] = slowly
+            begun = asyncio.get_running_loop().time()
+            assert await queue.wait("job") == 42
+            return asyncio.get_running_loop().time() - begun
+
+    assert run_virtual(main) == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_wait_for_the_job_of_another_is_answered_by_a_hint() -> None:
+    """At once, and not at the next look."""
+
+    async def main() -> float:
+        storage = OnLoop(MemoryStorage(clock=VirtualClock()))
+        queue, waiting = Queue[Any, Any](storage), Waiting()
+        queue.execute(waiting)
+        async with queue:
+            await queue.enqueue("job", 7)
+            waiter = asyncio.create_task(queue.wait("job"))
+            await waiting.begun()
+            await asyncio.sleep(0.1)
+            begun = asyncio.get_running_loop().time()
+            waiting.release.set()
+            assert await waiter == 7
+            return asyncio.get_running_loop().time() - begun
+
+    assert run_virtual(main) < 0.1
+
+
+def test_nothing_is_kept_of_waits_that_are_over() -> None:
+    """No task that looks again and again for nobody, and no result until the timeout of who has it already."""
+
+    async def main() -> tuple[int, int]:
+        gated = Gated(OnLoop(MemoryStorage(clock=VirtualClock())))
+        queue = Queue[Any, Any](gated)
+        queue.execute(echo)
+        async with queue:
+            await asyncio.sleep(1.0)
+            before = len(asyncio.all_tasks())
+            for number in range(10):
+                await queue.enqueue_and_wait(str(number), number, timeout=3600.0)
+            await asyncio.sleep(2.0)
+            gc.collect()
+            kept = sum(isinstance(found, Waiter) for found in gc.get_objects())
+            return len(asyncio.all_tasks()) - before, kept
+
+    assert run_virtual(main) == (0, 0)
+
+
+def test_a_lost_run_is_told_from_one_that_expired_however_long_it_was_waited_for() -> None:
+    """What was there at the last look, a second ago, cannot have ended and expired meanwhile."""
+
+    async def main() -> None:
+        storage = OnLoop(MemoryStorage(clock=VirtualClock()))
+        gated = Gated(storage)
+        async with Queue[Any, Any](gated) as queue:
+            waiter = asyncio.create_task(queue.enqueue_and_wait("job", 1, timeout=None))
+            await asyncio.sleep(60.5)
+
+            async def gone(refs: Any) -> list[None]:
+                return [None for _ in refs]
+
+            gated.replaced["get"] = gone
+            with pytest.raises(JobNotFoundError) as caught:
+                await waiter
+            assert not isinstance(caught.value, ResultExpiredError)
+
+    run_virtual(main)
+
+
+def test_a_look_that_a_stop_meets_is_still_answered() -> None:
+    """Its answer is on the way, and a stop has time to wait for it."""
+
+    async def main() -> Any:
+        storage = MemoryStorage(clock=VirtualClock())
+        namespace, gated = storage.namespace("default"), Gated(OnLoop(storage))
+        queue = Queue[Any, Any](gated)
+
+        async def slowly(refs: Sequence[Ref]) -> Any:
+            await asyncio.sleep(0.2)
+            return await namespace.get(refs)
+
+        gated.replaced["get"] = slowly
+        async with queue:
+            await queue.enqueue("job", 7)
+            look = asyncio.create_task(queue.get_status("job"))
+            await asyncio.sleep(0.1)
+        return (await look).state
+
+    assert run_virtual(main) is State.QUEUED
 
 
 @in_loop

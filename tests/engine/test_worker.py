@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -26,7 +27,9 @@ from jobq import (
     StorageFullError,
     StorageUnavailableError,
 )
-from jobq.job import Settlement
+from jobq._lease import LeaseGroup
+from jobq._running import Running
+from jobq.job import Claim, Settlement
 from jobq.storage.contract import Storage
 from jobq.testing import OnLoop, VirtualClock, run_virtual
 from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
@@ -743,6 +746,47 @@ async def test_a_loop_that_stands_still_for_too_long_loses_its_jobs(
 
 @pytest.mark.slow
 @in_loop
+async def test_a_job_whose_time_is_over_is_not_held_by_a_loop_that_stands_still(storage: Storage) -> None:
+    """Nobody here can say that its time is over, so its lease is left to lapse, however patient the loop's limit is."""
+    queue = Queue[Any, Any](storage, visibility_timeout=0.2, job_timeout=0.2, block_timeout=0.1)
+    events = Events(queue)
+
+    @queue.execute
+    async def blocking(job: Job[Any]) -> str:
+        if job.attempts == 1:
+            block(1.8)
+            await asyncio.Event().wait()
+        return "second run"
+
+    async with queue:
+        assert await queue.enqueue_and_wait("a", 1, timeout=5) == "second run"
+
+    assert events.of("lease_lost") == [("a",)]
+    assert events.of("failing") == []
+
+
+def test_a_loop_that_stands_still_twice_is_told_of_twice() -> None:
+    """The limit counts from when it last moved."""
+
+    async def main() -> list[float]:
+        told = list[float]()
+        group = LeaseGroup(
+            "default", 30.0, stall_limit=5.0, lost=lambda _: None, cancel_asked=lambda _: None, stalled=told.append
+        )
+        claim = Claim("a", "1-aa", "n.1", b"1", 1, 3, 0.0, 60.0)
+        group.held[claim.token] = Running(claim, math.inf, math.inf)
+        for now in (0.0, 6.0, 7.0, 100.0, 110.0):
+            renewed = group.to_renew(now)
+            assert bool(renewed) is (now in (0.0, 100.0)), now
+            if now in (7.0, 110.0):
+                await asyncio.sleep(0)
+        return told
+
+    assert asyncio.run(main()) == [6.0, 10.0]
+
+
+@pytest.mark.slow
+@in_loop
 async def test_a_worker_that_cannot_renew_fences_itself(storage: Storage) -> None:
     """By its own clock: handler cancelled, signal aborted, result dropped, lease_lost told once."""
     gated = Gated(storage)
@@ -891,6 +935,100 @@ def test_a_lost_lease_is_noticed_at_the_next_renewal() -> None:
     assert run_virtual(main) == pytest.approx(10.0, abs=0.5)
 
 
+def test_a_renewal_whose_answer_came_late_counts_from_before_it_was_sent() -> None:
+    """By then others may run the job, whatever the answer said when it was given."""
+
+    async def main() -> tuple[float, float]:
+        storage = MemoryStorage(clock=VirtualClock())
+        namespace, gated, sent = storage.namespace("default"), Gated(OnLoop(storage)), list[float]()
+        queue, waiting, loop = Queue[Any, Any](gated, visibility_timeout=30.0), Waiting(), asyncio.get_running_loop()
+        events = Events(queue)
+        queue.execute(waiting)
+
+        async def slowly(*arguments: Any) -> Any:
+            sent.append(loop.time())
+            answers = await namespace.extend(*arguments)
+            await passing(15.0 if len(sent) == 1 else 100.0)
+            return answers
+
+        gated.replaced["extend"] = slowly
+        async with queue:
+            await queue.enqueue("a", 1)
+            await waiting.begun()
+            await events.until("lease_lost", within=100)
+            return sent[0], loop.time()
+
+    sent_at, lost_at = run_virtual(main)
+    assert lost_at == pytest.approx(sent_at + 30.0, abs=0.1)
+
+
+def test_a_worker_renews_the_leases_of_very_many_jobs() -> None:
+    """In several requests, each for others of them."""
+
+    async def main() -> tuple[list[Any], int]:
+        storage = OnLoop(MemoryStorage(clock=VirtualClock()))
+        queue, waiting = Queue[Any, Any](storage, visibility_timeout=30.0, concurrency=600), Waiting()
+        events = Events(queue)
+        queue.execute(waiting)
+        async with queue:
+            await queue.enqueue_many([(str(number), number) for number in range(600)])
+            await waiting.begun(600)
+            await passing(100.0)
+            waiting.release.set()
+            await events.until("completed", 600)
+        return events.of("lease_lost"), len(waiting.jobs)
+
+    assert run_virtual(main) == ([], 600)
+
+
+def test_a_renewal_that_failed_is_repeated_soon() -> None:
+    """A storage that is away for most of a lease costs nobody a job."""
+
+    async def main() -> list[str]:
+        storage = MemoryStorage(clock=VirtualClock())
+        namespace, gated, loop = storage.namespace("default"), Gated(OnLoop(storage)), asyncio.get_running_loop()
+        queue, waiting = Queue[Any, Any](gated, visibility_timeout=30.0), Waiting()
+        events = Events(queue)
+        queue.execute(waiting)
+
+        async def away(*arguments: Any) -> Any:
+            if loop.time() < 28.0:
+                raise StorageUnavailableError("away")
+            return await namespace.extend(*arguments)
+
+        gated.replaced["extend"] = away
+        async with queue:
+            await queue.enqueue("a", 1)
+            await waiting.begun()
+            await passing(50.0)
+            waiting.release.set()
+            await queue.wait("a")
+        return events.names
+
+    assert "lease_lost" not in run_virtual(main)
+
+
+def test_every_running_job_that_is_cancelled_stops_at_once() -> None:
+    """The second as soon as the first, and none of them at the next renewal only."""
+
+    async def main() -> list[float]:
+        storage = OnLoop(MemoryStorage(clock=VirtualClock()))
+        queue, waiting = Queue[Any, Any](storage, visibility_timeout=300.0, concurrency=3), Waiting()
+        events, loop, took = Events(queue), asyncio.get_running_loop(), list[float]()
+        queue.execute(waiting)
+        async with queue:
+            await queue.enqueue_many([(id, id) for id in "abc"])
+            await waiting.begun(3)
+            for number, id in enumerate("abc", 1):
+                begun = loop.time()
+                await queue.cancel(id, running=True)
+                await events.until("cancelled", number, within=200)
+                took.append(loop.time() - begun)
+        return took
+
+    assert max(run_virtual(main)) < 1.0
+
+
 def _late_claim(gated: Gated, storage: Storage, meanwhile: Callable[[], Awaitable[Any]]) -> None:
     """Hand over the first job that is claimed when something else has happened after it."""
 
@@ -938,6 +1076,31 @@ async def test_a_claim_that_others_took_before_it_arrived_is_not_run(storage: St
     assert runs == []
 
 
+def test_a_claim_that_was_cancelled_before_it_arrived_ends_before_its_lease() -> None:
+    """Its worker is told that it should stop, and says that it has."""
+
+    async def main() -> float:
+        storage = MemoryStorage(clock=VirtualClock())
+        namespace, gated = storage.namespace("default"), Gated(OnLoop(storage))
+        queue, waiting = Queue[Any, Any](gated, visibility_timeout=30.0), Waiting()
+        events = Events(queue)
+        queue.execute(waiting)
+        arrived = list[float]()
+
+        async def cancelled_meanwhile() -> None:
+            await passing(40.0)
+            await namespace.cancel("a", True, "another.1")
+            arrived.append(asyncio.get_running_loop().time())
+
+        _late_claim(gated, storage, cancelled_meanwhile)
+        async with queue:
+            await queue.enqueue("a", 1)
+            await events.until("cancelled", within=100)
+            return asyncio.get_running_loop().time() - arrived[0]
+
+    assert run_virtual(main) < 15.0
+
+
 @in_loop
 async def test_a_claim_whose_renewal_is_late_as_well_is_not_run(storage: Storage) -> None:
     """Its deadline counts from before it was sent, and others may run the job already."""
@@ -960,6 +1123,48 @@ async def test_a_claim_whose_renewal_is_late_as_well_is_not_run(storage: Storage
 
 
 # Trouble
+
+
+def test_a_worker_that_cannot_settle_claims_no_more_for_now() -> None:
+    """What it did would pile up, and be lost with it; others may still be able to work. Afterwards it goes on."""
+
+    async def main() -> tuple[int, int]:
+        gated = Gated(OnLoop(MemoryStorage(clock=VirtualClock())))
+        gated.gates["settle"] = asyncio.Event()
+        queue = Queue[Any, Any](gated, visibility_timeout=30.0, concurrency=2)
+        events, runs = Events(queue), list[str]()
+
+        @queue.execute
+        async def run(job: Job[Any]) -> None:
+            runs.append(job.id)
+
+        async with queue:
+            await queue.enqueue_many([(str(number), number) for number in range(40)])
+            await passing(5.0)
+            begun = len(runs)
+            gated.gates["settle"].set()
+            await events.until("completed", 40)
+        return begun, len(runs)
+
+    begun, runs = run_virtual(main)
+    assert begun <= 8
+    assert runs == 40
+
+
+@in_loop
+async def test_a_worker_tells_of_each_outage(storage: Storage) -> None:
+    """Once, but of the second as well as of the first."""
+    gated = Gated(storage)
+    queue = Queue[Any, Any](gated, block_timeout=0.05)
+    events = Events(queue)
+    queue.execute(echo)
+    async with queue:
+        for outage in (1, 2):
+            gated.failures["claim"] = [StorageError("odd")]
+            await events.until("error", outage)
+            assert await queue.enqueue_and_wait(str(outage), outage) == outage
+
+    assert len(events.of("error")) == 2
 
 
 @pytest.mark.slow

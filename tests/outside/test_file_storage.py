@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sqlite3
 import threading
 from pathlib import Path
@@ -231,6 +232,81 @@ def test_a_sleeper_that_leaves_before_it_is_marked_leaves_no_marker(tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_sleeper_that_leaves_as_another_process_wakes_it_wakes_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who takes its marker is just about to wake it, and wakes nobody else."""
+    monkeypatch.setattr("jobq.storage.file.POLL_EVERY", 60.0)
+
+    async def use() -> None:
+        storage = FileStorage(tmp_path)
+        await storage.open()
+        first, second = (asyncio.create_task(storage.namespace("q").wait_for_work(60.0)) for _ in range(2))
+        await _marked(tmp_path, 2)
+        min((tmp_path / "sockets").glob("idle-*"), key=lambda marker: marker.name.split("-")[3]).unlink()
+        first.cancel()
+        async with asyncio.timeout(10):
+            assert await second is True
+        await storage.close()
+
+    asyncio.run(use())
+
+
+def test_a_worker_that_died_in_its_sleep_takes_no_wake_up_from_the_living(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its marker may be the first that is found; the next one is tried then."""
+    monkeypatch.setattr("jobq.storage.file.POLL_EVERY", 60.0)
+
+    async def use() -> None:
+        storage, other = FileStorage(tmp_path), FileStorage(tmp_path)
+        await storage.open()
+        await other.open()
+        sleeper = asyncio.create_task(storage.namespace("q").wait_for_work(60.0))
+        await _marked(tmp_path, 1)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
+            dead.bind(str(tmp_path / "sockets" / "s-dead"))
+        (tmp_path / "sockets" / "idle-1-1-1-s-dead").hardlink_to(tmp_path / "sockets" / "s-dead")
+        await other.namespace("q").add([job("a")])
+        async with asyncio.timeout(10):
+            assert await sleeper is True
+        await storage.close()
+        await other.close()
+
+    asyncio.run(use())
+
+
+def test_a_database_that_was_removed_while_it_was_closed_is_begun_anew(tmp_path: Path) -> None:
+    """Nothing of the old one is believed of the new one."""
+
+    async def use() -> None:
+        storage = FileStorage(tmp_path)
+        await storage.open()
+        for name in ("first", "second"):
+            await storage.namespace(name).add([job("a")])
+        await storage.close()
+        _remove_database(tmp_path)
+        await storage.open()
+        assert await storage.namespace("second").add([job("a")]) == [None]
+        assert await storage.namespace("first").counts() == {}
+        assert await storage.namespace("second").counts() == {State.QUEUED: 1}
+        await storage.close()
+
+    asyncio.run(use())
+
+
+def _remove_database(path: Path) -> None:
+    for found in path.glob(f"{DATABASE}*"):
+        found.unlink()
+
+
+async def _marked(path: Path, many: int) -> None:
+    """Wait until so many workers sleep."""
+    async with asyncio.timeout(10):
+        while len(list((path / "sockets").glob("idle-*"))) < many:
+            await asyncio.sleep(0)
+
+
 def test_the_log_is_written_anew_when_it_has_grown(tmp_path: Path) -> None:
     """By whichever process notices; it is kept, but it does not grow for ever."""
 
@@ -244,6 +320,29 @@ def test_the_log_is_written_anew_when_it_has_grown(tmp_path: Path) -> None:
         assert (await writers[0].namespace("q").counts())[State.QUEUED] == 120
         for writer in writers:
             await writer.close()
+
+    asyncio.run(use())
+
+
+def test_what_was_promised_is_on_the_disk_before_it_is_answered(tmp_path: Path) -> None:
+    """A power cut undoes nothing that was answered; also not what travelled with verbs that may be undone."""
+
+    def synchronous(connection: sqlite3.Connection) -> int:
+        (found,) = connection.execute("PRAGMA synchronous").fetchone()
+        return int(found)
+
+    async def use() -> None:
+        storage = FileStorage(tmp_path)
+        await storage.open()
+        full, normal = 2, 1
+        for verb in ("add", "settle", "cancel", "revive", "retain"):
+            assert await storage.submit(verb, synchronous, writes=True) == full, verb
+        assert await storage.submit("claim", synchronous, writes=True) == normal
+        alone, *together = await asyncio.gather(
+            *(storage.submit(verb, synchronous, writes=True) for verb in ("extend", "claim", "settle", "extend"))
+        )
+        assert (alone, together) == (normal, [full] * 3)
+        await storage.close()
 
     asyncio.run(use())
 

@@ -45,3 +45,19 @@ def test_a_server_keeps_a_record_until_it_has_expired_and_lingered(either_server
     assert left("cancelled") != -0.001, "it would stay for ever"
     assert left("revived") < 0.0
     assert left("waits") < 0.0
+
+
+def test_a_server_remembers_a_claim_for_as_long_as_it_may_be_sent_again(either_server: Server, key_prefix: str) -> None:
+    """Else the jobs of a claim whose reply was lost wait for their leases to lapse; and no longer than that."""
+
+    async def main() -> float:
+        storage = RedisStorage(either_server.url, key_prefix=key_prefix)
+        bench = Bench(StorageCase(), ManualClock(), storage)
+        await storage.open()
+        await bench.add()
+        await bench.queue.claim("worker", 30.0, 1, "session.1")
+        milliseconds: int = either_server.command("PTTL", f"{key_prefix}{{first}}:claims:session")
+        await bench.close()
+        return milliseconds / 1000
+
+    assert LINGER - 5.0 < asyncio.run(main()) <= LINGER

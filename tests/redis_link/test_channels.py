@@ -9,7 +9,7 @@ import pytest
 from jobq.errors import StorageError, StorageUnavailableError
 from jobq.storage.redis.channels import Channels, Subscription
 from jobq.storage.redis.servers import Servers
-from tests.engine.scenes import in_loop
+from tests.engine.scenes import in_loop, passing
 from tests.redis_link.scenes import Ear, comes_true, connected, dialer_to, server_shows
 from tests.servers.fixtures import Starter
 from tests.servers.secret import SECRET
@@ -99,6 +99,23 @@ async def test_a_connection_that_died_silently_is_noticed(valkey_server: Server,
         ever = proxy.connections_ever
         await server_shows(lambda: proxy.connections_ever > ever)
         await missed.hears(1)
+
+
+@in_loop
+async def test_a_subscription_that_waits_as_its_channels_are_closed_fails(start: Starter) -> None:
+    """At once: no confirmation can come any more."""
+    server = start.server()
+    channels = Channels(dialer_to(server, "closed"), time_limit=60.0)
+    await channels.subscribe(Subscription("first", Ear(), Ear()))
+    server.pause()
+    try:
+        waiting = asyncio.ensure_future(channels.subscribe(Subscription("second", Ear(), Ear())))
+        await passing(0.1)
+        await channels.close()
+        with pytest.raises(StorageUnavailableError):
+            await waiting
+    finally:
+        server.resume()
 
 
 @in_loop

@@ -11,7 +11,7 @@ import pytest
 from jobq.errors import StorageError, StorageUnavailableError
 from jobq.storage.redis.link import Link
 from jobq.storage.redis.urls import Place
-from tests.engine.scenes import in_loop
+from tests.engine.scenes import in_loop, passing
 from tests.redis_link.scenes import Ear, answers, connected, dialer_to, outcome, server_shows
 from tests.servers.fixtures import Starter
 from tests.servers.server import Server
@@ -193,6 +193,48 @@ async def test_a_server_that_stops_answering_is_given_up_at_the_time_limit(start
         assert {type(error) for error in errors} == {StorageUnavailableError}
         assert 0.55 < passed < 1.0
         assert await answers(servers) < 2
+
+
+@in_loop
+async def test_what_was_lost_with_a_connection_is_not_held_against_the_next(
+    valkey_server: Server, start: Starter
+) -> None:
+    """The replies that the old one owed will never come, and the new one owes none of them."""
+    proxy = start.proxy(valkey_server.port)
+    async with connected(proxy.url, time_limit=0.5) as servers:
+        proxy.delay(replies=10.0)
+        lost = [asyncio.ensure_future(outcome(servers.call("k", ("ECHO", number)))) for number in range(100)]
+        await passing(0.1)
+        proxy.end_connections()
+        proxy.heal()
+        assert {type(answer) for answer in await asyncio.gather(*lost)} == {StorageUnavailableError}
+        await answers(servers)
+        before = proxy.connections_ever
+
+        for number in range(20):
+            assert await servers.call("k", ("ECHO", number)) == b"%d" % number
+            await passing(0.05)
+
+        assert proxy.connections_ever == before
+
+
+@in_loop
+async def test_what_had_to_wait_for_a_busy_server_is_sent_when_it_takes_more(start: Starter) -> None:
+    """And not only when somebody asks for something else."""
+    server = start.server("valkey")
+    async with connected(server.url) as servers:
+        server.pause()
+        try:
+            large = [asyncio.ensure_future(servers.call("k", ("SET", "k", b"x" * 4_000_000))) for _ in range(4)]
+            await passing(0.1)
+            small = asyncio.ensure_future(servers.call("k", ("ECHO", "small")))
+            await passing(0.1)
+        finally:
+            server.resume()
+
+        async with asyncio.timeout(4):
+            assert await asyncio.gather(*large) == [b"OK"] * 4
+            assert await small == b"small"
 
 
 @in_loop

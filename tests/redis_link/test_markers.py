@@ -14,7 +14,7 @@ from jobq.storage.redis import markers
 from jobq.storage.redis.markers import Markers
 from jobq.storage.redis.servers import Servers
 from jobq.storage.redis.urls import Place
-from tests.engine.scenes import in_loop
+from tests.engine.scenes import in_loop, passing
 from tests.redis_link.scenes import comes_true, connected, dialer_to, server_shows
 from tests.servers.fixtures import Starter
 from tests.servers.server import Server
@@ -50,6 +50,54 @@ async def test_who_comes_later_waits_at_once_and_on_the_same_connection(either_s
         assert await asyncio.gather(*waiting) == [True] * len(keys)
         assert time.monotonic() - begun < 2
         assert len(_connections(either_server, "jobq-markers-")) == 1
+
+
+@in_loop
+async def test_whoever_comes_later_is_heard_however_many_came_before(either_server: Server, key_prefix: str) -> None:
+    """Each joins at once, and not with the end of the blocking read of the others."""
+    keys = [f"{key_prefix}{{q{number}}}:wake" for number in range(4)]
+    async with connected(either_server.url) as servers:
+        waiting: list[asyncio.Future[bool]] = []
+        begun = time.monotonic()
+        for key in keys:
+            waiting.append(asyncio.ensure_future(servers.wait_for_marker(key, 10)))
+            await _blocks(either_server)
+            await servers.call(key, ("LPUSH", f"{key}:another", 1))
+            await servers.call(key, ("DEL", f"{key}:another"))
+        await servers.call(keys[-1], ("LPUSH", keys[-1], 1))
+
+        assert await waiting.pop() is True
+        assert time.monotonic() - begun < 3
+        for waiter in waiting:
+            waiter.cancel()
+        await asyncio.wait(waiting)
+
+
+@in_loop
+async def test_a_list_that_is_never_empty_keeps_no_other_waiting(either_server: Server, key_prefix: str) -> None:
+    """A server looks at the lists of a blocking read in order, so each must come first now and then."""
+    busy, other = f"{key_prefix}{{busy}}:wake", f"{key_prefix}{{other}}:wake"
+    taken = 0
+    async with connected(either_server.url) as servers:
+
+        async def take() -> None:
+            nonlocal taken
+            while True:
+                taken += await servers.wait_for_marker(busy, 10)
+
+        takers = [asyncio.create_task(take()) for _ in range(2)]
+        waiting = asyncio.ensure_future(servers.wait_for_marker(other, 10))
+        await _blocks(either_server)
+        await servers.call(busy, ("LPUSH", busy, *range(1000)))
+        await servers.call(other, ("LPUSH", other, 1))
+
+        assert await waiting is True
+        for taker in takers:
+            taker.cancel()
+        await asyncio.wait(takers)
+        await servers.call(busy, ("DEL", busy))
+
+    assert taken < 500
 
 
 @in_loop
@@ -109,6 +157,22 @@ async def test_an_idle_worker_costs_a_command_in_seconds(start: Starter) -> None
 
 
 @pytest.mark.slow
+@in_loop
+async def test_nothing_is_asked_for_those_who_wait_no_more(
+    valkey_server: Server, start: Starter, key_prefix: str
+) -> None:
+    """An idle process whose queues were stopped costs its server nothing."""
+    proxy = start.proxy(valkey_server.port)
+    async with connected(proxy.url) as servers:
+        for number in range(3):
+            assert await servers.wait_for_marker(f"{key_prefix}{{q{number}}}:wake", 0.05) is False
+        await passing(0.2)
+        before = proxy.commands["BLPOP"]
+        await passing(0.5)
+
+        assert proxy.commands["BLPOP"] == before
+
+
 @in_loop
 async def test_no_marker_is_lost_to_those_who_leave(either_server: Server, key_prefix: str) -> None:
     """2,000 waits end by cancellation, by their time, or by a marker, in any order: the count of markers is right."""

@@ -211,7 +211,9 @@ class FileNamespace:
             return sleeper.woken or due_in is not None
         except asyncio.CancelledError:
             # A marker that is gone was taken by somebody who is just about to wake us.
-            if sleeper.woken or (storage.hints is not None and not storage.hints.unmark(sleeper.marker)):
+            news = sleeper.woken or (storage.hints is not None and not storage.hints.unmark(sleeper.marker))
+            self._remove(sleeper)  # First, or it would pass the news on to itself.
+            if news:
                 self._wake(1)
             raise
         finally:

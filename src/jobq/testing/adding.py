@@ -98,6 +98,20 @@ class Adding(StorageCase):
         assert (await bench.take()).payload == b"1"
 
     @scenario
+    async def test_of_an_expired_id_that_occurs_twice_in_one_call_the_first_wins(self, bench: Bench) -> None:
+        """What the first has replaced does not let the second in."""
+        await bench.completed(ttl=0.0)
+        jobs = [bench.new(payload=b"1"), bench.new(payload=b"2")]
+
+        first, second = await bench.queue.add(jobs)
+
+        assert first is None
+        assert isinstance(second, Snapshot)
+        assert second.generation == jobs[0].nonce
+        assert (await bench.take()).payload == b"1"
+        assert (await bench.claim()).claims == []
+
+    @scenario
     async def test_concurrent_adds_of_one_id_are_accepted_once(self, bench: Bench) -> None:
         """Test and insert are one step."""
         answers = await asyncio.gather(*(bench.queue.add([bench.new()]) for _ in range(20)))

@@ -166,6 +166,24 @@ class Claiming(StorageCase):
         assert await bench.drained() == list("pabc")
 
     @scenario
+    async def test_jobs_that_fall_due_at_once_run_in_the_order_they_were_added(self, bench: Bench) -> None:
+        """Whatever their ids are."""
+        await bench.queue.add([bench.new(id, delay=5.0) for id in "dbca"])
+        bench.clock.advance(5.0)
+
+        assert await bench.drained() == list("dbca")
+
+    @scenario
+    async def test_a_cancelled_delay_falls_due_for_nobody(self, bench: Bench) -> None:
+        """Else workers would look again and again for what is not there."""
+        await bench.add(delay=5.0)
+        await bench.cancel()
+
+        assert (await bench.claim()).next_in is None
+        bench.clock.advance(6.0)
+        assert (await bench.claim()).next_in is None
+
+    @scenario
     async def test_a_job_without_delay_is_ready_whatever_the_wall_clock_says(self, bench: Bench) -> None:
         """A clock that was set back leaves neither old nor new jobs waiting."""
         await bench.add("before")
@@ -219,6 +237,18 @@ class Claiming(StorageCase):
 
         assert (await bench.claim(1)).next_in == 0.0
         assert (await bench.claim(1)).next_in != 0.0
+
+    @scenario
+    async def test_next_in_does_not_count_what_the_same_claim_has_dealt_with(self, bench: Bench) -> None:
+        """What it found due or lapsed is no reason to come back at once."""
+        await bench.processing("lapsed", lease=5.0, max_attempts=1)
+        bench.clock.advance(5.25)
+        claimed = await bench.claim()
+        assert (len(claimed.rescued), claimed.next_in) == (1, None)
+
+        await bench.add("due", delay=5.0)
+        bench.clock.advance(5.0)
+        assert near((await bench.claim()).next_in, LEASE)
 
     @scenario
     async def test_next_in_is_none_when_nothing_is_left(self, bench: Bench) -> None:

@@ -33,7 +33,7 @@ class Locking(StorageCase):
         await bench.queue.hold("lead", "a", 10.0)
         bench.clock.advance(9.75)
         early = await bench.queue.hold("lead", "b", 10.0)
-        bench.clock.advance(0.5)
+        bench.clock.advance(0.25)
 
         assert [early, await bench.queue.hold("lead", "b", 10.0)] == [False, True]
         assert await bench.queue.hold("lead", "a", 10.0) is False

@@ -317,6 +317,31 @@ class Leasing(StorageCase):
         assert [one.id for one in rescued] == ["short"]
 
     @scenario
+    async def test_a_lease_that_was_renewed_for_longer_is_set_back_to_that_length(self, bench: Bench) -> None:
+        """A renewal may ask for another length than the claim, and counts as a whole."""
+        claim = await bench.processing(lease=10.0)
+        await bench.extend(claim, 1000.0)
+        bench.clock.jump_monotonic(-500.0)
+        await bench.queue.rescue(100)
+        bench.clock.advance(900.0)
+
+        assert (await bench.queue.rescue(100)).rescued == []
+        assert await bench.settle(claim) == "applied"
+
+    @scenario
+    async def test_a_restart_of_the_machine_frees_every_lock(self, bench: Bench) -> None:
+        """Whoever held it is gone, and its deadline is by a clock that began anew."""
+        if self.time_is_a_servers:
+            raise unittest.SkipTest("the clock of leases is a server's")
+        assert await bench.queue.hold("lock", "gone", 1000.0)
+        await bench.storage.close()
+        bench.clock.reboot()
+        peer = await bench.peer()
+        await bench.storage.open()
+
+        assert await peer.queue.hold("lock", "next", 10.0)
+
+    @scenario
     async def test_a_restart_of_the_machine_lapses_every_lease(self, bench: Bench) -> None:
         """Whoever held them is gone; tokens rise nevertheless, and an old one stays worthless."""
         if self.time_is_a_servers:

@@ -161,3 +161,30 @@ class Racing(StorageCase):
         await peer.add()
 
         await soon(sleeper)
+
+    @scenario
+    async def test_a_short_sleep_elsewhere_hides_nothing_from_a_long_one(self, bench: Bench) -> None:
+        """What falls due behind the end of the one and before that of the other wakes the other."""
+        peer = await bench.peer()
+        sleeper = asyncio.create_task(bench.queue.wait_for_work(60.0))
+        for length in (0.05, 0.06):  # The second, which is longer, is told of when the long one surely is.
+            await soon(peer.queue.wait_for_work(length))
+
+        await peer.add(delay=30.0)
+
+        await soon(sleeper)
+
+    @scenario
+    async def test_each_end_of_one_call_is_told_to_another_object(self, bench: Bench) -> None:
+        """Whoever waits there waits for each of them."""
+        peer = await bench.peer()
+        hints: asyncio.Queue[Hint] = asyncio.Queue()
+        watch = await bench.queue.watch(hints.put_nowait)
+        await bench.queue.add([bench.new(id, reply_to=watch.address) for id in "abc"])
+
+        claims = (await peer.claim()).claims
+        await peer.queue.settle([peer.settlement(claim) for claim in claims])
+        told = [(await soon(hints.get())).id for _ in "abc"]
+        await watch.close()
+
+        assert sorted(told) == list("abc")

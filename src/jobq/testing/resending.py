@@ -136,6 +136,21 @@ class Resending(StorageCase):
         assert [answer.claims for answer in second] == [answer.claims for answer in first]
 
     @scenario
+    async def test_each_of_very_many_workers_repeats_its_own_claim(self, bench: Bench) -> None:
+        """However many claim meanwhile, and although what has lingered is pruned."""
+        workers = [bench.on(bench.queue) for _ in range(100)]
+        nonces = [worker.nonce() for worker in workers]
+        await bench.queue.add([bench.new(str(number)) for number in range(len(workers))])
+        first = [(await bench.queue.claim("worker", LEASE, 1, nonce)).claims for nonce in nonces]
+        bench.clock.advance(WITHIN)
+        await bench.queue.prune(100)
+
+        second = [(await bench.queue.claim("worker", LEASE, 1, nonce)).claims for nonce in nonces]
+
+        assert second == first
+        assert all(len(claims) == 1 for claims in first)
+
+    @scenario
     async def test_a_settle_sent_twice_is_applied_once(self, bench: Bench) -> None:
         """Whatever the outcome, it is answered as at first."""
         for state in (State.COMPLETED, State.FAILED, State.FAILING, State.QUEUED):

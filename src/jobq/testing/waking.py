@@ -283,6 +283,35 @@ class Sleeping(StorageCase):
         assert near((await bench.claim()).next_in, LONG / 2)
 
     @scenario
+    async def test_a_retry_that_is_due_earlier_wakes_a_sleeper(self, bench: Bench) -> None:
+        """As the delay of a new job does."""
+        claim = await bench.processing(lease=1000.0)
+        async with _sleeper(bench) as sleeper:
+            await bench.settle(claim, State.FAILING, delay=LONG / 2)
+
+            await soon(sleeper)
+
+        assert near((await bench.claim()).next_in, LONG / 2)
+
+    @scenario
+    async def test_a_claim_wakes_a_sleeper_who_would_sleep_through_its_lapse(self, bench: Bench) -> None:
+        """Else the job of a worker that dies waits until somebody wakes up by chance."""
+        async with _sleeper(bench) as first, _sleeper(bench) as second:
+            await bench.add()
+            await soon(asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED))
+            await bench.take(lease=LONG / 2)
+
+            await soon(asyncio.gather(first, second))
+
+    @scenario
+    async def test_waiting_ends_when_something_falls_due(self, bench: Bench) -> None:
+        """Also if it was added after the claim by which the caller knows for how long to wait."""
+        assert (await bench.claim()).next_in is None
+        await bench.add(delay=0.05)
+
+        assert await soon(bench.queue.wait_for_work(LONG)) is True
+
+    @scenario
     async def test_a_wake_up_is_passed_on_while_work_is_left(self, bench: Bench) -> None:
         """Five sleepers that take one job each, and one add of five jobs: none is left to the next poll."""
         workers = [asyncio.create_task(_take_one(bench.on(bench.queue))) for _ in range(5)]
@@ -351,6 +380,8 @@ async def _watching(bench: Bench) -> AsyncIterator[tuple[Watch, asyncio.Queue[Hi
 @contextlib.asynccontextmanager
 async def _sleeper(bench: Bench) -> AsyncIterator[asyncio.Task[bool]]:
     """A task that sleeps until there is work, for much longer than a test waits for it."""
+    for _ in range(2):  # A wake-up that earlier steps have left would end its sleep, and the test would show nothing.
+        await bench.queue.wait_for_work(0.05)
     sleeper = asyncio.create_task(bench.queue.wait_for_work(LONG))
     await _turns()
     try:
