@@ -348,7 +348,7 @@ ENGINE = (
         "rescued-by-a-claim-untold",
         "_worker.py",
         "a job that kills its workers fails in silence where no reaper runs",
-        "        for rescued in claimed.rescued:\n            self._tell_rescued(rescued)\n",
+        "        for rescued in claimed.rescued:\n            tell_rescued(self._emitter, rescued)\n",
         "",
         (f"{_EVENTS}test_a_worker_tells_of_jobs_that_ended_by_a_lapse_which_it_found[memory]",),
     ),

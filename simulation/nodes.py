@@ -83,8 +83,8 @@ class Weather:
         if self._cut and 2.0 < asyncio.get_running_loop().time() < 9.0:
             self.met["a request was lost"] += 1
             return LOSE_REQUEST
-        # What comes from a worker that has lost its lease meanwhile is what a storage must refuse, and what it is handed
-        # by then is not its own any more.
+        # What comes from a worker that has lost its lease meanwhile must be refused, and what it is handed by then is
+        # not its own any more.
         stalls = 5.0 * self._stalls if verb in ("settle", "extend", "claim") else self._stalls
         if self._random.random() < stalls:
             self.met["a call stalled for longer than a lease"] += 1

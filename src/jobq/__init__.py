@@ -44,7 +44,7 @@ from jobq.storage.file import FileStorage
 from jobq.storage.memory import MemoryStorage
 
 if TYPE_CHECKING:
-    from jobq.storage.redis import RedisStorage
+    from jobq.storage.redis import RedisStorage as RedisStorage
 
 __version__ = "0.1.0"
 
@@ -78,7 +78,6 @@ __all__ = [
     "Queue",
     "QueueClosedError",
     "Reaper",
-    "RedisStorage",
     "ResultExpiredError",
     "RetryLater",
     "RetryPolicy",
@@ -96,7 +95,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs an extra only when it is asked for."""
+    """Import what needs an extra only when it is asked for by name, and not by a star: so it is not in ``__all__``."""
     if name == "RedisStorage":
         from jobq.storage import load_storage
 

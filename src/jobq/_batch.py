@@ -128,6 +128,8 @@ class Batcher(Generic[T, A]):
         items = [entry[0] for entry in batch]
         try:
             answers = await resend(self._clock, lambda: self._send(items))
+            if len(answers) != len(items):  # A bug in a storage must not leave callers without an answer.
+                raise StorageError(f"the storage gave {len(answers)} answers to {len(items)} questions")
         except Exception as error:
             may_be_one = isinstance(error, StorageError) and not isinstance(error, StorageUnavailableError)
             if may_be_one and len(batch) > 1:

@@ -118,7 +118,10 @@ class Executor(Generic[P, R]):
         return _completed(claim, value, result, claim.result_ttl)
 
     async def timed_out(self, running: Running) -> Outcome:
-        """Judge a job whose time is over, whether its handler has ended or not."""
+        """Judge a job whose time is over, whether its handler has ended or not; one that waits for the hook has."""
+        standing: Outcome | None = running.standing
+        if standing is not None:
+            return standing
         error = TimeoutError(f"job {running.claim.id!r} ran for longer than job_timeout")
         return await self._judge(running, _coded(error, "JOB_TIMEOUT"), timed_out=True)
 
@@ -164,8 +167,9 @@ class Executor(Generic[P, R]):
     async def _reviewed(self, running: Running, job: Job[P], value: Any, result: bytes) -> Outcome:
         """Let the hook change, or refuse, what a handler returned."""
         claim, context = running.claim, self._context(running, job, "completed", value, None)
-        if not await self._hook(running, context):
-            return _completed(claim, value, result, claim.result_ttl)
+        standing = _completed(claim, value, result, claim.result_ttl)
+        if not await self._hook(running, context, standing):
+            return standing
         ttl = self._checked_ttl(context, claim.result_ttl)
         failed = self._checked_error(context, None)
         if failed is not None:
@@ -177,7 +181,7 @@ class Executor(Generic[P, R]):
         job, ttl = running.job, running.claim.result_ttl
         if self._after_execution is not None and job is not None:
             context = self._context(running, job, "failed", None, error)
-            if await self._hook(running, context):
+            if await self._hook(running, context, self._final(running, error, ttl)):
                 ttl = self._checked_ttl(context, ttl)
                 error = self._checked_error(context, error) or error
         return self._final(running, error, ttl)
@@ -224,9 +228,12 @@ class Executor(Generic[P, R]):
             worker_id=self._worker_id,
         )
 
-    async def _hook(self, running: Running, context: ExecutionContext[P, R]) -> bool:
+    async def _hook(self, running: Running, context: ExecutionContext[P, R], standing: Outcome) -> bool:
         """Call the hook; False if it raised, and then what it changed does not count."""
         assert self._after_execution is not None
+        running.reviewed = True
+        if running.reason is None:
+            running.standing = standing
         try:
             answer = self._after_execution(context)
             if inspect.isawaitable(answer):

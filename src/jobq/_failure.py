@@ -23,7 +23,7 @@ def describe(error: BaseException) -> ErrorInfo:
     """Turn an exception into data; one that cannot even be printed is described by its type."""
     code = code_of(error)
     return ErrorInfo(
-        type=type(error).__name__,
+        type=_name_of(type(error)),
         message=_clean(text_of(error), _LONGEST_MESSAGE),
         code=None if code is None else _clean(code, 256),
         stack=_clean(_stack_of(error), _LONGEST_STACK),
@@ -67,6 +67,12 @@ def code_of(error: BaseException) -> str | None:
     except BaseException:
         return None
     return str.__str__(code) if isinstance(code, str) else None
+
+
+def _name_of(kind: type) -> str:
+    """Return a class's own name, whatever its metaclass says."""
+    name: str = type.__dict__["__name__"].__get__(kind)
+    return _clean(name, 256)
 
 
 def _stack_of(error: BaseException) -> str:

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Callable
 
 from jobq.clock import Clock
-from jobq.errors import StorageError
 from jobq.storage.contract import Lock
 
 
@@ -56,7 +55,7 @@ class Leadership:
         if self._expiry is not None:
             self._expiry.cancel()
         self._tell(False)
-        with contextlib.suppress(StorageError):  # Unreachable: then the lock lapses by itself.
+        with contextlib.suppress(Exception):  # Unreachable: then the lock lapses by itself.
             # Also without the lead: a request for it may have been granted unheard.
             await self._lock.release(_NAME, self._owner)
 
@@ -65,7 +64,7 @@ class Leadership:
             asked_at = self._clock.monotonic()
             try:
                 held = await self._lock.hold(_NAME, self._owner, self._ttl)
-            except StorageError as error:
+            except Exception as error:  # A bug in a storage must not end an election in silence.
                 self._report(error)
                 # While the lock may still be ours, it is worth asking again soon.
                 await asyncio.sleep(min(self._renew_every, self._retry_every) / 2)

@@ -77,6 +77,10 @@ class Producer(Generic[P, R]):
         )
         self._reader: Batcher[Ref, Snapshot | None] = Batcher(namespace.get, clock=clock)
 
+    def use(self, payload_serde: Serde[P], result_serde: Serde[R]) -> None:
+        """Encode and decode with these from now on."""
+        self._payload_serde, self._result_serde = payload_serde, result_serde
+
     def new_job(
         self,
         id: str,
@@ -186,7 +190,16 @@ class Producer(Generic[P, R]):
         Raises:
             SerializationError: it was written by a serde that does not fit this queue's.
         """
-        value: R = self._result_serde.deserialize(snapshot.result or b"")
+        try:
+            value: R = self._result_serde.deserialize(snapshot.result or b"")
+        except (SerializationError, MemoryError):
+            raise
+        except Exception as error:
+            raise SerializationError(
+                f"job {snapshot.id!r}: the result serde raised {type(error).__name__}; see the error that caused this "
+                "one, and check that producer and worker use the same serde and type",
+                code="DESERIALIZATION",
+            ) from error
         return value
 
     async def close(self, within: float) -> None:

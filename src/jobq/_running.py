@@ -20,7 +20,9 @@ class Running:
         "judging",
         "lease_until",
         "renew_until",
+        "reviewed",
         "signal",
+        "standing",
         "started_at",
         "task",
         "tick",
@@ -40,6 +42,10 @@ class Running:
         self.task: asyncio.Task[None] | None = None
         self.judging: asyncio.Task[None] | None = None
         """Settles it because its time is over, while the handler may go on."""
+        self.reviewed = False
+        """Whether the hook was called: for an attempt that is once, whatever becomes of it meanwhile."""
+        self.standing: Any = None
+        """The `Outcome` of a handler that ended in time, while the hook reviews it and may still change it."""
         self.decided = False
         """Whether its outcome stands: there is one decision per token."""
         self.troubled = False

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from jobq._announce import tell_rescued, tell_settled
 from jobq._batch import Batcher, resend, start
 from jobq._executor import Executor, Outcome
-from jobq._failure import decode_error, failure
 from jobq._lease import Inquiry, LeaseGroup, Renewer
 from jobq._moments import Looks
 from jobq._nonces import Nonces
@@ -38,7 +38,7 @@ from jobq.errors import StorageError, StorageUnavailableError
 from jobq.events import Emitter
 from jobq.job import Claim, Settlement, State
 from jobq.signal import AbortReason
-from jobq.storage.contract import LINGER, WORKER_LOST, Claimed, Held, Rescued, Settled, Storage, is_remote, is_vigilant
+from jobq.storage.contract import LINGER, Claimed, Held, Settled, Storage, is_remote, is_vigilant
 
 IGNORED_AFTER = 1.0
 """Seconds after which a cancelled handler that has not ended counts as one that ignores cancellation."""
@@ -168,6 +168,12 @@ class Worker:
         """Stop this worker's run of a job soon, if the storage says so too; without a hint the next renewal asks."""
         self._inquiry.ask(id)
 
+    def tell_when_empty(self) -> None:
+        """Look whether anything is left, and set `drained` once nothing is; what an earlier look found is past."""
+        self.until_empty = True
+        self.drained.clear()
+        self._awaken()
+
     # Claiming.
 
     async def _consume(self) -> None:
@@ -215,7 +221,7 @@ class Worker:
         if claimed is None:
             return None
         for rescued in claimed.rescued:
-            self._tell_rescued(rescued)
+            tell_rescued(self._emitter, rescued)
         claims: Sequence[Claim] = claimed.claims
         full = len(claims) >= limit
         if claims and self._clock.monotonic() >= sent_at + self._options.lease:
@@ -380,18 +386,24 @@ class Worker:
         if running.decided or running.reason is not None:
             return
         running.signal.abort(reason)
-        if running.task is not None and not self._executor.threaded:
+        if running.task is not None and self._can_be_cancelled(running):
             running.task.cancel()
 
     def _time_is_over(self, running: Running) -> None:
         if running.decided or running.reason == "stopping":
             return  # What a stop has asked to end is given back once it has ended, or left to its lease.
+        if running.reviewed and running.standing is None:
+            return  # The hook is told already that the time is over, or that the handler was asked to end.
         if running.reason is None:
             self._abort(running, "job_timeout")
-            if not self._executor.threaded:
+            if self._can_be_cancelled(running):
                 self._timeouts.add(JobTime(running, self._time_is_over), IGNORED_AFTER)
                 return
         running.judging = start(self._decide_timed_out(running), self._loop)
+
+    def _can_be_cancelled(self, running: Running) -> bool:
+        """Whether it is a coroutine that runs: a handler, or the hook after a plain function has ended."""
+        return not self._executor.threaded or running.standing is not None
 
     async def _decide_timed_out(self, running: Running) -> None:
         """Settle a job whose handler goes on although its time is over; its slot stays taken until it ends."""
@@ -450,7 +462,7 @@ class Worker:
             self._awaken()  # What was left may have been our own: look again.
         id = running.claim.id
         if answer is Settled.APPLIED:
-            self._tell(id, outcome, running.claim.attempts)
+            tell_settled(self._emitter, id, outcome, running.claim.attempts)
         elif answer is Settled.LOST:
             self._emitter.emit("lease_lost", id)
         elif answer is Settled.CANCELLED:
@@ -473,25 +485,6 @@ class Worker:
         pause = self._clock.uniform(0.1, 0.3)
         self._loop.call_later(pause, self._settler.put, outcome.settlement, self._settled, decision)
         return True
-
-    def _tell(self, id: str, outcome: Outcome, attempts: int) -> None:
-        emit = self._emitter.emit
-        match outcome.settlement.state:
-            case State.COMPLETED:
-                emit("completed", id, outcome.value)
-            case State.FAILING:
-                emit("failing", id, outcome.exception, attempts)
-            case State.FAILED:
-                emit("failed", id, outcome.exception)
-            case State.QUEUED:
-                emit("requeued", id)
-
-    def _tell_rescued(self, rescued: Rescued) -> None:
-        if rescued.state is State.FAILED:
-            error = failure(rescued.id, decode_error(WORKER_LOST), rescued.attempts, rescued.attempts)
-            self._emitter.emit("failed", rescued.id, error)
-        elif rescued.state is State.CANCELLED:
-            self._emitter.emit("cancelled", rescued.id)
 
     # Stopping and upkeep.
 

@@ -10,7 +10,8 @@ import socket
 from datetime import timedelta
 from typing import Any
 
-from jobq.errors import ConfigError
+from jobq.clock import Clock
+from jobq.errors import ConfigError, JobQueueError
 
 LONGEST = 100 * 365.25 * 86400.0
 """100 years, the longest duration."""
@@ -125,6 +126,15 @@ def check_logger(value: Any) -> Any:
     return value
 
 
+def check_clock(value: Any) -> Clock:
+    """Return a clock, the machine's own by default."""
+    if value is None:
+        return Clock()
+    if not isinstance(value, Clock):
+        raise ConfigError(f"clock: must be a jobq.clock.Clock, not {type(value).__name__}")
+    return value
+
+
 def check_serde(option: str, value: Any) -> Any:
     """Return what has the methods of a serde, or None."""
     methods = (getattr(value, name, None) for name in ("serialize", "deserialize"))
@@ -171,3 +181,11 @@ def _finite(option: str, value: object, wanted: str) -> float:
     if not math.isfinite(number):
         raise ConfigError(f"{option}={shown(value)}: must be finite")
     return number
+
+
+def wrong_loop(what: str, name: str) -> JobQueueError:
+    """Return the error of a call to a queue or a reaper that lives in another event loop."""
+    return JobQueueError(
+        f"{what} {name!r} was started in another event loop: use it there, or make one {what} per loop",
+        code="WRONG_LOOP",
+    )

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from typing import Any, TypeVar, cast
 
 from jobq.checks import text_of
 from jobq.errors import ConfigError, StorageUnavailableError
@@ -28,6 +30,10 @@ QUEUE_EVENTS = (
     "error",
 )
 REAPER_EVENTS = ("stalled", "leadership_acquired", "leadership_lost", "error")
+
+_listening: ContextVar[weakref.ref[asyncio.Task[Any]] | None] = ContextVar("jobq_listening", default=None)
+"""The task of the listener that this code runs in, and those that it makes, as `asyncio.gather` does. A context
+outlives what it was made for, so it is weak."""
 
 Listener = Callable[..., Any]
 L = TypeVar("L", bound=Listener)
@@ -86,8 +92,9 @@ class Emitter:
 
     @property
     def calling(self) -> bool:
-        """Whether this code runs in a listener, which a stop waits for."""
-        return asyncio.current_task() in self._tasks
+        """Whether this code runs in a listener, which a stop waits for, or in a task that one has made."""
+        listening = _listening.get()
+        return listening is not None and listening() in self._tasks
 
     async def drain(self, timeout: float) -> None:
         """Wait for listeners that are still running; cancel those that take longer than ``timeout`` seconds."""
@@ -118,6 +125,7 @@ class Emitter:
             task.add_done_callback(self._tasks.discard)
 
     async def _follow(self, event: str, answer: Any) -> None:
+        _listening.set(weakref.ref(cast("asyncio.Task[Any]", asyncio.current_task())))
         try:
             await answer
         except asyncio.CancelledError:

@@ -33,6 +33,7 @@ from jobq.checks import (
     check_serde,
     check_storage,
     default_label,
+    wrong_loop,
 )
 from jobq.errors import ConfigError, JobQueueError, QueueClosedError
 from jobq.events import QUEUE_EVENTS, Emitter, L, Listener
@@ -165,7 +166,7 @@ class Queue(Generic[P, R]):
         """
         loop = asyncio.get_running_loop()
         if self._open is not None and self._loop is not loop and not self._abandoned():
-            raise self._wrong_loop()
+            raise wrong_loop("queue", self.name)
         if self._loop is not loop or self._starting is None:
             self._loop, self._starting = loop, asyncio.Lock()
         if self._emitter.calling and (self._stopping is not None or self._starting.locked()):
@@ -186,11 +187,11 @@ class Queue(Generic[P, R]):
                 raise
             try:
                 await self._emitter.emit_and_wait("started")
+                if self._handler is not None and self._open is opened and opened.worker is None:
+                    self._consume(opened, self._handler)
             except BaseException:
                 await self._close(opened, 0.0)
                 raise
-            if self._handler is not None and self._open is opened and opened.worker is None:
-                self._consume(opened, self._handler)
 
     async def stop(self, timeout: float | timedelta | None = None) -> None:
         """Stop claiming, let running handlers finish, then cancel them and give their jobs back; disconnect.
@@ -214,7 +215,7 @@ class Queue(Generic[P, R]):
                 await asyncio.wait([self._stopping])
             return
         if self._loop is not loop:
-            raise self._wrong_loop()
+            raise wrong_loop("queue", self.name)
         if self._stopping is None:
             wait = self._worker_options.lease if seconds is None else seconds
             self._stopping = loop.create_task(self._close(opened, wait))
@@ -270,8 +271,10 @@ class Queue(Generic[P, R]):
         check_handler(handler)
         if self._handler is not None:
             raise ConfigError("execute: this queue has a handler already; use another queue name for another handler")
-        if self._open is not None and self._open.worker is None:
-            self._consume(self._open, handler)
+        opened = self._open
+        # A start that still waits for its listeners consumes when they have ended.
+        if opened is not None and opened.worker is None and not (self._starting and self._starting.locked()):
+            self._consume(opened, handler)
         self._handler = handler
         return handler
 
@@ -496,7 +499,7 @@ class Queue(Generic[P, R]):
                 code="FORKED",
             )
         if asyncio.get_running_loop() is not self._loop:
-            raise self._wrong_loop()
+            raise wrong_loop("queue", self.name)
         return opened.producer
 
     def _serdes(self, handler: Handler[P, R] | None) -> tuple[Serde[P], Serde[R]]:
@@ -524,6 +527,7 @@ class Queue(Generic[P, R]):
 
     def _consume(self, opened: _Open[P, R], handler: Handler[P, R]) -> None:
         payload_serde, result_serde = self._serdes(handler)
+        opened.producer.use(payload_serde, result_serde)  # A handler that came late may have brought types along.
         executor = Executor(
             handler,
             payload_serde=payload_serde,
@@ -575,12 +579,6 @@ class Queue(Generic[P, R]):
         self._open = self._stopping = None
         return True
 
-    def _wrong_loop(self) -> JobQueueError:
-        return JobQueueError(
-            f"queue {self.name!r} was started in another event loop: use it there, or make one queue per loop",
-            code="WRONG_LOOP",
-        )
-
 
 class _Open(Generic[P, R]):
     """What exists between start and stop."""
@@ -598,5 +596,6 @@ class _Open(Generic[P, R]):
         """Return what says that nothing is done here any more."""
         if self.worker is None:
             return [self.closed]
-        self.worker.until_empty |= until_empty
+        if until_empty:
+            self.worker.tell_when_empty()
         return [self.closed, self.worker.deserted, *([self.worker.drained] if until_empty else [])]

@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from jobq._leader import Leadership
 from jobq._reaper import Reaping
-from jobq.checks import check_logger, check_name, check_seconds, check_storage
+from jobq.checks import check_logger, check_name, check_seconds, check_storage, wrong_loop
 from jobq.errors import ConfigError
 from jobq.events import REAPER_EVENTS, Emitter, L, Listener
 from jobq.storage.contract import Hint, HintKind, Rescued, Storage, Watch
@@ -131,8 +131,10 @@ class Reaper:
         """
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            if self._loop is not None and self._loop.is_closed():  # What it left behind ended with it.
+            if self._abandoned():  # What it left behind ended with it.
                 self._started, self._leadership, self._reaping = False, None, None
+            if self._started:
+                raise wrong_loop("reaper", self.name)
             self._loop, self._changing = loop, asyncio.Lock()
         async with self._changing:
             if self._started:
@@ -155,7 +157,10 @@ class Reaper:
 
         Awaited inside a listener, it begins the stop and returns at once. Cancelled, it goes on in the background.
         """
-        stopping = asyncio.get_running_loop().create_task(self._stop())
+        loop = asyncio.get_running_loop()
+        if self._started and self._loop is not loop:
+            raise wrong_loop("reaper", self.name)
+        stopping = loop.create_task(self._stop())
         self._stops.add(stopping)
         stopping.add_done_callback(self._stops.discard)
         if not self._emitter.calling:
@@ -199,6 +204,9 @@ class Reaper:
 
     def __repr__(self) -> str:
         return f"<Reaper {self.name!r} on {self._storage!r}>"
+
+    def _abandoned(self) -> bool:
+        return self._loop is not None and self._loop.is_closed()
 
     def _new_leadership(self, election: LeaderElection) -> Leadership:
         return Leadership(

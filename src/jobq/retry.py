@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from datetime import timedelta
 
-from jobq.checks import check_number, check_seconds
+from jobq.checks import check_clock, check_number, check_seconds
 from jobq.clock import Clock
 
 RetryPolicy = Callable[[int, BaseException], float]
@@ -40,7 +40,7 @@ class ExponentialBackoff:
         self.factor = check_number("factor", factor, least=1.0, most=1e6)
         self.maximum = check_seconds("maximum", maximum)
         self.jitter = check_number("jitter", jitter, least=0.0, most=1.0)
-        self._clock = clock or Clock()
+        self._clock = check_clock(clock)
 
     def __call__(self, attempt: int, error: BaseException) -> float:
         delay = min(self.maximum, self._grown(attempt))

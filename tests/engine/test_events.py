@@ -561,6 +561,26 @@ async def test_stop_awaited_in_a_listener_is_not_held_up_by_it(storage: Storage,
         await queue.counts()
 
 
+@pytest.mark.parametrize("event", ["started", "enqueued", "stopped"])
+@in_loop
+async def test_stop_awaited_in_a_task_of_a_listener_is_not_held_up_by_it(storage: Storage, event: str) -> None:
+    """Whoever stops several queues at once gathers their stops, which makes a task of each."""
+    queue, returned = Queue[Any, Any](storage), []
+
+    @queue.on(event)
+    async def last(*arguments: Any) -> None:
+        await asyncio.gather(queue.stop(), asyncio.sleep(0))
+        returned.append(event)
+
+    async with asyncio.timeout(2):
+        await queue.start()
+        with contextlib.suppress(QueueClosedError):
+            await queue.enqueue("a", 1)
+        await queue.stop()
+
+    assert returned == [event]
+
+
 @in_loop
 async def test_start_awaited_in_a_listener_of_started_changes_nothing(storage: Storage) -> None:
     """It is started, and a start that waits for the listener goes on."""

@@ -63,6 +63,18 @@ class Panic(Exception):
         raise SystemExit(3)
 
 
+class Nameless(type):
+    """Of its classes one cannot even say what they are called."""
+
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise RuntimeError("no name")
+
+
+class Anonymous(Exception, metaclass=Nameless):
+    """It has no name."""
+
+
 class Slotted(Exception):
     """It has no room for a code."""
 
@@ -842,3 +854,19 @@ async def test_a_function_that_watches_its_signal_is_given_back_by_stop(storage:
     await queue.stop(0.05)
 
     assert events.of("requeued") == [("a",)]
+
+
+@in_loop
+async def test_an_exception_that_cannot_be_named_is_a_failure_like_any_other(storage: Storage) -> None:
+    """Its job must not wait for its lease to lapse, and then count as one whose worker was lost."""
+    queue = Queue[Any, Any](storage, max_attempts=1)
+
+    @queue.execute
+    async def fail(job: Job[Any]) -> None:
+        raise Anonymous("boom")
+
+    async with queue:
+        with pytest.raises(MaxRetriesError) as caught:
+            await queue.enqueue_and_wait("a", 1, timeout=2)
+
+    assert (caught.value.error.type, caught.value.error.message) == ("Anonymous", "boom")

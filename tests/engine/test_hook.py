@@ -411,6 +411,71 @@ async def test_it_is_called_once_although_the_handler_ends_while_it_judges(stora
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("threaded", [False, True], ids=["coroutine", "thread"])
+@in_loop
+async def test_it_is_called_once_although_the_time_ends_while_it_reviews_a_success(
+    storage: Storage, threaded: bool
+) -> None:
+    """What it was told of stands: not a success for it, and a failure for everybody else."""
+    seen: list[str] = []
+    go = asyncio.Event()
+
+    async def stubborn(context: Context) -> None:
+        seen.append(context.status)
+        with contextlib.suppress(asyncio.CancelledError):
+            await go.wait()
+        await go.wait()
+
+    queue = Queue[Any, Any](storage, after_execution=stubborn, max_attempts=1, job_timeout=0.05)
+    queue.execute((lambda job: job.payload) if threaded else act)
+    async with queue:
+        assert await queue.enqueue_and_wait("a", 1, timeout=5) == 1
+        go.set()
+
+    assert seen == ["completed"]
+
+
+@pytest.mark.slow
+@in_loop
+async def test_it_is_called_once_although_it_takes_long_to_review_a_job_whose_time_is_over(storage: Storage) -> None:
+    """It may take longer than a handler may ignore its cancel, and what it changes counts."""
+    seen: list[str] = []
+    waiting = Waiting()
+
+    async def slow(context: Context) -> None:
+        seen.append(context.status)
+        await passing(1.3)
+        context.error = RuntimeError("reviewed")
+
+    queue = Queue[Any, Any](storage, after_execution=slow, max_attempts=1, job_timeout=0.05)
+    queue.execute(waiting)
+    async with queue:
+        with pytest.raises(MaxRetriesError) as caught:
+            await queue.enqueue_and_wait("a", 1, timeout=5)
+
+    assert (seen, caught.value.error.type) == (["failed"], "RuntimeError")
+
+
+@in_loop
+async def test_a_stop_ends_its_review_of_what_a_function_returned(storage: Storage) -> None:
+    """The function has ended, so its result is stored and not left to its lease."""
+    begun = asyncio.Event()
+
+    async def endless(context: Context) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    queue = Queue[Any, Any](storage, after_execution=endless)
+    queue.execute(lambda job: job.payload)
+    async with Queue[Any, Any](storage) as caller:
+        await queue.start()
+        await caller.enqueue("a", 7)
+        await begun.wait()
+        await queue.stop(0)
+        assert await caller.wait("a", timeout=0) == 7
+
+
+@pytest.mark.slow
 @in_loop
 async def test_it_is_not_called_for_a_run_that_lost_its_lease(storage: Storage) -> None:
     """What such a run returns is dropped: only the run that counts is told."""

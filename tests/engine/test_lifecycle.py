@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from jobq import (
@@ -209,6 +210,51 @@ async def test_a_handler_may_be_registered_after_the_start(storage: Storage) -> 
         await queue.enqueue("a", 1)
         queue.execute(echo)
         assert await queue.wait("a", timeout=2) == 1
+
+
+class Point(msgspec.Struct):
+    """A type that JSON has no word for."""
+
+    x: int
+
+
+@in_loop
+async def test_the_types_of_a_handler_that_is_registered_after_the_start_count_for_callers(storage: Storage) -> None:
+    """What is enqueued, and what a waiter gets, is what the handler says, as with one registered before."""
+    async with Queue(storage) as queue:
+
+        @queue.execute
+        async def square(job: Job[Point]) -> set[int]:
+            return {job.payload.x**2}
+
+        assert await queue.enqueue_and_wait("a", Point(3), timeout=2) == {9}
+        assert await queue.get_result("a") == {9}
+
+
+@in_loop
+async def test_a_handler_registered_during_a_start_waits_for_the_listeners(storage: Storage) -> None:
+    """What it needs may not be open before."""
+    queue, order = Queue[Any, Any](storage), []
+    opening, go = asyncio.Event(), asyncio.Event()
+
+    @queue.on("started")
+    async def open_pool() -> None:
+        opening.set()
+        await go.wait()
+        order.append("opened")
+
+    async with Queue[Any, Any](storage) as producer:
+        await producer.enqueue("a", 1)
+        starting = asyncio.create_task(queue.start())
+        await opening.wait()
+        queue.execute(lambda job: order.append("ran"))
+        await passing(0.1)
+        go.set()
+        await starting
+        await producer.wait("a", timeout=2)
+        await queue.stop()
+
+    assert order == ["opened", "ran"]
 
 
 class Opaque:
@@ -422,6 +468,23 @@ async def test_use_in_another_loop_is_refused(storage: Storage) -> None:
         assert await asyncio.to_thread(lambda: asyncio.run(use())) == ["WRONG_LOOP"] * 4
 
 
+@in_loop
+async def test_use_of_a_reaper_in_another_loop_is_refused(storage: Storage) -> None:
+    """A stop there would wait for ever, and a start would claim to have done what it has not."""
+
+    async def use() -> list[str]:
+        codes = []
+        for call in (reaper.start, reaper.stop):
+            with pytest.raises(JobQueueError) as caught:
+                async with asyncio.timeout(1):
+                    await call()
+            codes.append(caught.value.code)
+        return codes
+
+    async with Reaper(storage) as reaper:
+        assert await asyncio.to_thread(lambda: asyncio.run(use())) == ["WRONG_LOOP"] * 2
+
+
 @pytest.mark.slow
 def test_a_loop_closed_under_a_running_queue_ends_its_threads_and_the_job_recovers(storage: Storage) -> None:
     """Nobody stopped it: its leases lapse, and another queue runs the job."""
@@ -554,6 +617,21 @@ async def test_run_until_empty_of_an_empty_queue_returns_at_once(storage: Storag
     await queue.run(until_empty=True)
 
     assert time.monotonic() - begun < 1
+
+
+@in_loop
+async def test_run_until_empty_does_what_came_since_the_queue_was_idle(storage: Storage) -> None:
+    """A queue that was started before may have been empty then; what counts is what is left now."""
+    queue = Queue[Any, Any](storage)
+    queue.execute(echo)
+    events = Events(queue)
+    await queue.start()
+    await queue.enqueue_and_wait("early", 1)
+    await passing(0.05)
+    await queue.enqueue("late", 2, delay=0.2)
+    await queue.run(until_empty=True)
+
+    assert events.of("completed") == [("early", 1), ("late", 2)]
 
 
 @in_loop

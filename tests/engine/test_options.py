@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ import pytest
 from jobq import (
     ConfigError,
     EnqueueItem,
+    ExponentialBackoff,
     FileStorage,
     JsonSerde,
     LeaderElection,
@@ -22,10 +24,12 @@ from jobq import (
     PayloadTooLargeError,
     Queue,
     Reaper,
+    RedisStorage,
     SerializationError,
     State,
     open_storage,
 )
+from jobq.clock import Clock
 from jobq.storage.contract import Storage
 from tests.engine.scenes import echo, in_loop, passing
 
@@ -130,6 +134,18 @@ def test_what_is_no_path_is_refused(path: Any) -> None:
     """By name and value, and before anything is made."""
     with pytest.raises(ConfigError, match="base_path"):
         FileStorage(path)
+
+
+@pytest.mark.parametrize("clock", [5, 0, "now", Clock, object()], ids=shown)
+@pytest.mark.parametrize(
+    "make",
+    [MemoryStorage, functools.partial(FileStorage, "unused"), RedisStorage, ExponentialBackoff],
+    ids=["memory", "file", "redis", "backoff"],
+)
+def test_what_is_no_clock_is_refused(make: Any, clock: Any) -> None:
+    """By name, and not when the first job is enqueued."""
+    with pytest.raises(ConfigError, match="clock"):
+        make(clock=clock)
 
 
 @pytest.mark.parametrize("durability", [["full"], {}, None, "fast", 1], ids=shown)

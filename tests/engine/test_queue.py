@@ -859,6 +859,54 @@ async def test_no_name_is_the_queue_named_default(storage: Storage) -> None:
         assert (await named.enqueue("a", 1)).status == "duplicate"
 
 
+class Unreadable:
+    """A serde that cannot read what it has written."""
+
+    def serialize(self, value: Any) -> bytes:
+        return b"x"
+
+    def deserialize(self, data: bytes) -> Any:
+        raise KeyError("boom")
+
+
+@in_loop
+async def test_what_a_serde_raises_about_a_result_reaches_callers_as_an_error_of_ours(storage: Storage) -> None:
+    """Whoever asks for the result gets a typed error, and an enqueue beside it is still told of."""
+    queue = Queue[Any, Any](storage, result_serde=Unreadable())
+    queue.execute(echo)
+    events = Events(queue)
+    async with queue:
+        calls = [
+            lambda: queue.enqueue_and_wait("a", 1),
+            lambda: queue.wait("a"),
+            lambda: queue.get_result("a"),
+            lambda: queue.get_status("a"),
+            lambda: queue.enqueue("a", 1),
+            lambda: queue.enqueue_many([("a", 1), ("b", 1)]),
+        ]
+        for call in calls:
+            with pytest.raises(SerializationError, match=r"job 'a'.*KeyError") as caught:
+                await call()
+            assert caught.value.code == "DESERIALIZATION"
+
+    assert events.of("enqueued") == [("a",), ("b",)]
+
+
+@in_loop
+async def test_a_storage_that_leaves_out_answers_is_told_of(storage: Storage) -> None:
+    """With a bug of that kind in a storage of one's own, callers must not wait for ever."""
+    gated = Gated(storage)
+
+    async def silent(*_: Any) -> list[Any]:
+        return []
+
+    gated.replaced = {"add": silent, "get": silent}
+    async with asyncio.timeout(2), Queue[Any, Any](gated) as queue:
+        for call in (queue.enqueue("a", 1), queue.enqueue_and_wait("a", 1), queue.wait("a"), queue.get_status("a")):
+            with pytest.raises(StorageError, match="0 answers to 1"):
+                await call
+
+
 @in_loop
 async def test_calls_on_a_closed_queue_are_refused_at_once(storage: Storage) -> None:
     """Before the start and after the stop alike."""

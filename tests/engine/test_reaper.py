@@ -453,6 +453,19 @@ def test_a_lead_whose_answer_came_late_counts_from_before_it_was_asked_for() -> 
 
 
 @in_loop
+async def test_a_bug_of_the_storage_does_not_end_an_election(storage: Storage) -> None:
+    """It is told of, and the reaper asks for the lead again."""
+    gated, bug = Gated(storage), ConnectionResetError("a bug")
+    gated.failures["hold"] = [bug]
+    reaper = Reaper(gated, leader_election=LeaderElection(lock_ttl=3, acquire_retry_interval=0.05))
+    events = Events(reaper)
+    async with reaper:
+        await events.until("leadership_acquired", within=3)
+
+    assert events.of("error") == [(bug,)]
+
+
+@in_loop
 async def test_a_leader_whose_lock_was_taken_stops_acting(storage: Storage) -> None:
     """The next renewal says so."""
     reaper = Reaper(storage, leader_election=QUICK)

@@ -23,7 +23,7 @@ CONFIGURED = [jobq.Queue, jobq.Reaper, jobq.LeaderElection, jobq.FileStorage, jo
 REQUIRED = inspect.Parameter.empty
 
 
-@pytest.mark.parametrize("name", [*jobq.__all__, *jobq.testing.__all__])
+@pytest.mark.parametrize("name", [*jobq.__all__, "RedisStorage", *jobq.testing.__all__])
 def test_a_public_name_is_in_the_reference(name: str) -> None:
     """What can be imported can be looked up."""
     assert name in NAMED

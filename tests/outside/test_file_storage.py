@@ -102,6 +102,23 @@ async def opened(path: Path, clock: Clock | None = None) -> FileStorage:
     return storage
 
 
+def test_a_twin_puts_no_empty_database_in_the_place_of_a_deleted_one(tmp_path: Path) -> None:
+    """Whoever is told to put the file back must not find another one there, nor another process take it for ours."""
+
+    async def use() -> None:
+        storage = FileStorage(tmp_path / "jobs")
+        await storage.open()
+        for path in (tmp_path / "jobs").glob(f"{DATABASE}*"):
+            path.unlink()
+        with pytest.raises(StorageCorruptError) as caught:
+            await storage.twin().open()
+        await storage.close()
+        assert caught.value.code == "DELETED"
+
+    asyncio.run(use())
+    assert not [*(tmp_path / "jobs").glob(f"{DATABASE}*")]
+
+
 def test_a_deleted_database_is_an_error_and_no_empty_queue(tmp_path: Path) -> None:
     """A silently new queue would swallow jobs that nobody ever sees again."""
 

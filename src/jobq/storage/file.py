@@ -22,7 +22,7 @@ from typing import ClassVar, Literal, TypeVar
 
 import msgspec
 
-from jobq.checks import shown
+from jobq.checks import check_clock, shown
 from jobq.clock import Clock
 from jobq.errors import ConfigError
 from jobq.storage.connection import Connection
@@ -63,7 +63,7 @@ class FileStorage(Connection):
             raise ConfigError(f"durability={shown(durability)}: must be 'full' or 'normal'")
         self._base_path = Path(base_path).absolute()
         self._durability: Literal["full", "normal"] = durability
-        self._clock = clock or Clock()
+        self._clock = check_clock(clock)
         self._is_twin = False
         self._namespaces: dict[str, FileNamespace] = {}
         self._database: Database | None = None
@@ -141,7 +141,10 @@ class FileStorage(Connection):
             namespace.forget()
         self._outbox, self._busy, self._scheduled = [], False, False
         synchronous = _SYNCHRONOUS[self._durability]
-        self._database = Database(self._base_path / "jobq.sqlite3", synchronous=synchronous, clock=self._clock)
+        # A twin joins what is in use: where that was deleted, a new and empty file would hide the loss.
+        self._database = Database(
+            self._base_path / "jobq.sqlite3", synchronous=synchronous, clock=self._clock, create=not self._is_twin
+        )
         try:
             await self._database.start(loop, self._answered)
         except BaseException:

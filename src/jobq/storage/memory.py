@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar, NamedTuple
 
+from jobq.checks import check_clock
 from jobq.clock import Clock
 from jobq.job import Counts, NewJob, Settlement, Snapshot, State
 from jobq.storage.contract import (
@@ -53,7 +54,7 @@ class MemoryStorage:
     vigilant: ClassVar[bool] = True
 
     def __init__(self, *, clock: Clock | None = None) -> None:
-        self._clock = clock or Clock()
+        self._clock = check_clock(clock)
         self._namespaces: dict[str, MemoryNamespace] = {}
 
     @property

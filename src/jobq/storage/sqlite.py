@@ -93,8 +93,9 @@ class Operation:
 class Database:
     """The thread, its connections and its inbox. It never refers to the storage object, which may thus be collected."""
 
-    def __init__(self, path: Path, *, synchronous: str, clock: Clock) -> None:
+    def __init__(self, path: Path, *, synchronous: str, clock: Clock, create: bool = True) -> None:
         self._path = path
+        self._create = create
         self._synchronous = synchronous
         self._clock = clock
         self._inbox: queue.SimpleQueue[list[Operation] | None] = queue.SimpleQueue()
@@ -296,10 +297,13 @@ class Database:
         self._log = Log(Path(f"{self._path}-wal"), page_size=page_size, every=CHECKPOINT_BYTES)
 
     def _create_file(self) -> None:
-        self._create_directories()
+        if self._create:
+            self._create_directories()
         try:
             found = self._path.lstat()
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if not self._create:
+                raise self._deleted() from error
             # Exclusive, so that a link planted meanwhile is refused, and only we see it before its mode is set.
             with contextlib.suppress(FileExistsError):
                 self._path.touch(0o600, exist_ok=False)

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from jobq.checks import check_clock
 from jobq.clock import Clock
 
 
@@ -83,7 +84,7 @@ class FailpointClock(Clock):
 
     def __init__(self, actions: Mapping[str, Callable[[], object]], *, clock: Clock | None = None) -> None:
         self._actions = dict(actions)
-        self._clock = clock or Clock()
+        self._clock = check_clock(clock)
         self.passed: Counter[str] = Counter()
         """How often each failpoint was passed."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from jobq.checks import check_bool, check_seconds, shown
+from jobq.checks import check_bool, check_clock, check_seconds, shown
 from jobq.clock import Clock
 from jobq.errors import ConfigError, StorageError
 from jobq.storage.connection import Connection
@@ -87,7 +87,7 @@ class RedisStorage(Connection):
         servers.give_back = self._put_marker_back
         self._key_prefix = key_prefix
         self._given_clock = clock
-        self._clock = clock or Clock()
+        self._clock = check_clock(clock)
         self._publish = "SPUBLISH" if self._cluster else "PUBLISH"
         self._namespaces: dict[str, RedisNamespace] = {}
 
