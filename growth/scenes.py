@@ -25,6 +25,8 @@ FAILED = 10_000
 CALLS = 1000
 _MOST_BEHIND = 2.0
 """Seconds of work that may wait before the producer of a steady load holds back."""
+_PRUNED_WITHIN = 20.0
+"""Seconds within which a worker, which looks every 15, has removed what has lingered."""
 _STEPS = 20
 """How often in a second a producer hands over its share."""
 
@@ -34,7 +36,7 @@ def steady(place: Place, seconds: float) -> Iterator[Row]:
     rate, samples, empty, after = asyncio.run(_steady(place, seconds))
     yield _row("steady: jobs a second, 60 % of the full speed", None, "jobs/s", rate)
     yield from _unchanged("steady", samples)
-    yield _row("steady: size after everything has expired / at the start", 2.0, "×", after / empty)
+    yield _row("steady: size after everything has expired / before the first job", 2.0, "×", after / empty)
 
 
 async def _steady(place: Place, seconds: float) -> tuple[float, list[Sample], int, int]:
@@ -43,15 +45,15 @@ async def _steady(place: Place, seconds: float) -> tuple[float, list[Sample], in
     queue.execute(do_nothing)
     pace = _Pace(queue)
     async with queue, Reaper(storage, visibility_timeout=2.0):
-        await _complete(queue, numbers, 100)
         empty = place.size()
+        await _complete(queue, numbers, 100)
         rate = LOAD * await _full_speed(queue, numbers)
         ended = asyncio.Event()
         producer = asyncio.create_task(_produce(queue, numbers, rate, pace, ended))
         samples = await watch(place, seconds)
         ended.set()
         await producer
-        await asyncio.sleep(KEPT + LINGER + 5.0)
+        await asyncio.sleep(KEPT + LINGER + _PRUNED_WITHIN)
         return rate, samples, empty, place.size()
 
 
@@ -171,22 +173,24 @@ async def _crowd(place: Place, seconds: float) -> tuple[Sample, Sample, float]:
         return with_one, look(place), cpu
 
 
-def backoff(place: Place, seconds: float) -> Iterator[Row]:
-    """Let ten thousand jobs fail and wait for an hour, while others come and go."""
-    spared, struck = asyncio.run(_backoff(place))
-    yield _row("backoff: a call, median, beside 10,000 jobs in backoff / beside none", 1.3, "×", struck / spared)
+def backoff(place: Place, seconds: float, *, failed: int = FAILED, calls: int = CALLS) -> Iterator[Row]:
+    """Let thousands of jobs fail and wait for an hour, while others come and go."""
+    spared, struck = asyncio.run(_backoff(place, failed, calls))
+    yield _row(f"backoff: a call, median, beside {failed:,} jobs in backoff / beside none", 1.3, "×", struck / spared)
 
 
-async def _backoff(place: Place) -> tuple[float, float]:
+async def _backoff(place: Place, failed: int, calls: int) -> tuple[float, float]:
     storage = place.storage()
     spared, struck = _failing(storage, "spared"), _failing(storage, "struck")
     async with spared, struck:
-        for start in range(0, FAILED, 1000):
-            await struck.enqueue_many([(f"failing-{number}", "fail") for number in range(start, start + 1000)])
-        while (await struck.counts())[State.FAILING] < FAILED:
+        for start in range(0, failed, 1000):
+            await struck.enqueue_many(
+                [(f"failing-{number}", "fail") for number in range(start, min(start + 1000, failed))]
+            )
+        while (await struck.counts())[State.FAILING] < failed:
             await asyncio.sleep(0.2)
         took: dict[Queue[str, None], list[float]] = {spared: [], struck: []}
-        for number in range(CALLS):
+        for number in range(calls):
             for queue, times in took.items():  # In turn, so that both see the same machine.
                 started = time.perf_counter()
                 await queue.enqueue_and_wait(f"call-{number}", PAYLOAD)

@@ -74,10 +74,20 @@ def test_an_endless_wait_in_virtual_time_ends() -> None:
         async with asyncio.timeout(None):
             await asyncio.Event().wait()
 
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match="not ended after limit=100 virtual seconds"):
         run_virtual(ticking, limit=100.0)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match="raise the limit"):
         run_virtual(stuck, limit=100.0)
+
+
+def test_a_timeout_of_the_test_itself_is_not_taken_for_the_limit() -> None:
+    """It has its own message, or none."""
+
+    async def main() -> None:
+        raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match=r"^its own$"):
+        run_virtual(main)
 
 
 def test_a_loop_without_anything_to_wait_for_says_so() -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from jobq import Queue, Reaper
 from jobq.events import QUEUE_EVENTS, REAPER_EVENTS
 from jobq.storage.contract import Storage
+from jobq.testing import run_virtual
 
 T = TypeVar("T")
 LONGEST = 10.0
@@ -23,13 +24,23 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:
     def run(*arguments: Any, **options: Any) -> T:
         async def bounded() -> T:
             async with asyncio.timeout(LONGEST):
-                answer = await test(*arguments, **options)
-                await alone()
-                return answer
+                return await leaving_no_task(test(*arguments, **options))
 
         return asyncio.run(bounded())
 
     return run
+
+
+def in_virtual_time(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run it as `run_virtual` does; it must leave no task behind."""
+    return run_virtual(lambda: leaving_no_task(main()))
+
+
+async def leaving_no_task(main: Coroutine[Any, Any, T]) -> T:
+    """Await it, and then look for tasks, which the end of the loop would cancel without a word."""
+    answer = await main
+    await alone()
+    return answer
 
 
 async def alone() -> None:

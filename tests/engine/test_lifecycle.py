@@ -31,7 +31,7 @@ from jobq import (
 )
 from jobq.storage.contract import Storage
 from jobq.testing import OnLoop, VirtualClock, run_virtual
-from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
+from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, leaving_no_task, passing
 
 
 @contextlib.contextmanager
@@ -449,7 +449,7 @@ def test_a_queue_may_be_started_again_in_another_loop(storage: Storage) -> None:
         async with queue:
             return await queue.enqueue_and_wait(id, id)
 
-    assert [asyncio.run(use(id)) for id in "aab"] == ["a", "a", "b"]
+    assert [asyncio.run(leaving_no_task(use(id))) for id in "aab"] == ["a", "a", "b"]
 
 
 @in_loop
@@ -465,7 +465,7 @@ async def test_use_in_another_loop_is_refused(storage: Storage) -> None:
         return codes
 
     async with Queue[Any, Any](storage) as queue:
-        assert await asyncio.to_thread(lambda: asyncio.run(use())) == ["WRONG_LOOP"] * 4
+        assert await asyncio.to_thread(lambda: asyncio.run(leaving_no_task(use()))) == ["WRONG_LOOP"] * 4
 
 
 @in_loop
@@ -521,7 +521,7 @@ def test_a_loop_closed_under_a_running_queue_ends_its_threads_and_the_job_recove
             async with queue:
                 return await queue.wait("a", timeout=3)
 
-        assert asyncio.run(recover()) == 7
+        assert asyncio.run(leaving_no_task(recover())) == 7
     assert messages == ["queue 'default' was never stopped"]
 
 
@@ -550,7 +550,7 @@ def test_an_abandoned_queue_can_be_started_in_a_new_loop(storage: Storage) -> No
 
     with nothing_left():
         asyncio.run(abandon())
-        assert asyncio.run(recover()) == 2
+        assert asyncio.run(leaving_no_task(recover())) == 2
 
 
 @pytest.mark.slow
@@ -571,7 +571,7 @@ def test_an_abandoned_reaper_can_be_started_in_a_new_loop(storage: Storage) -> N
                 await reaper.stop()
 
     asyncio.run(reaper.start())
-    asyncio.run(again())
+    asyncio.run(leaving_no_task(again()))
 
 
 # run

@@ -15,8 +15,8 @@ from jobq import GiveUp, Job, JobFailedError, MemoryStorage, Queue, State, Stora
 from jobq._batch import resend
 from jobq.job import NewJob
 from jobq.storage.contract import RESEND_FOR
-from jobq.testing import LOSE_REPLY, FaultyStorage, VirtualClock, planned, run_virtual
-from tests.engine.scenes import Events, echo, passing
+from jobq.testing import LOSE_REPLY, FaultyStorage, VirtualClock, planned
+from tests.engine.scenes import Events, echo, in_virtual_time, passing
 
 pytestmark = pytest.mark.storage("memory")
 
@@ -41,7 +41,7 @@ def test_an_enqueue_is_accepted_once() -> None:
             assert (await queue.counts())[State.QUEUED] == 1
         assert storage.calls["add"] == 3
 
-    run_virtual(main)
+    in_virtual_time(main)
 
 
 def test_a_claimed_job_runs_at_once() -> None:
@@ -60,7 +60,7 @@ def test_a_claimed_job_runs_at_once() -> None:
         assert storage.troubles["claim"] == 1
         return asyncio.get_running_loop().time()
 
-    assert run_virtual(main) < 1.0
+    assert in_virtual_time(main) < 1.0
 
 
 def test_a_run_is_completed_once() -> None:
@@ -82,7 +82,7 @@ def test_a_run_is_completed_once() -> None:
         assert (events.of("completed"), events.of("lease_lost")) == ([("a", 7)], [])
         assert storage.troubles["settle"] == 1
 
-    run_virtual(main)
+    in_virtual_time(main)
 
 
 CHANGES: dict[str, tuple[str, Callable[[Queue[Any, Any]], Awaitable[Any]], str]] = {
@@ -109,7 +109,7 @@ def test_a_change_is_answered_by_what_it_found_at_first(member: str) -> None:
             assert (await change(other)).status == expected
         assert storage.troubles[verb] == 1
 
-    run_virtual(main)
+    in_virtual_time(main)
 
 
 def test_a_look_is_taken_again() -> None:
@@ -122,7 +122,7 @@ def test_a_look_is_taken_again() -> None:
             assert await queue.get_status("a") is not None
         assert storage.troubles["get"] == 1
 
-    run_virtual(main)
+    in_virtual_time(main)
 
 
 @pytest.mark.parametrize("first_ends_at", [0.5, 4.5])
@@ -145,7 +145,7 @@ def test_a_call_that_is_made_again_and_hangs_is_given_up_when_the_time_is_over(f
         assert len(calls) == 2
         assert loop.time() - begun <= RESEND_FOR + 0.001
 
-    run_virtual(main)
+    in_virtual_time(main)
 
 
 def test_a_first_call_may_take_longer_than_it_would_be_made_again() -> None:
@@ -158,4 +158,4 @@ def test_a_first_call_may_take_longer_than_it_would_be_made_again() -> None:
 
         assert await resend(VirtualClock(), ask) == "answer"
 
-    run_virtual(main)
+    in_virtual_time(main)

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from tests.engine.conftest import opened
-from tests.engine.scenes import alone, in_loop
+from tests.engine.scenes import alone, in_loop, in_virtual_time
 
 
 def test_an_open_descriptor_is_seen() -> None:
@@ -32,3 +32,14 @@ async def test_a_task_that_does_not_end_is_seen() -> None:
     with pytest.raises(AssertionError, match="left tasks behind"):
         await alone()
     task.cancel()
+
+
+def test_a_task_that_does_not_end_is_seen_in_virtual_time() -> None:
+    """Three virtual seconds later, which cost nothing."""
+    tasks = set()
+
+    async def main() -> None:
+        tasks.add(asyncio.create_task(asyncio.Event().wait()))
+
+    with pytest.raises(AssertionError, match="left tasks behind"):
+        in_virtual_time(main)

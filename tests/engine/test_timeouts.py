@@ -8,8 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from jobq._timeouts import Timeouts
-from jobq.testing import run_virtual
-from tests.engine.scenes import passing
+from tests.engine.scenes import in_virtual_time, passing
 
 HOUR = 3600.0
 
@@ -39,7 +38,7 @@ def test_nothing_is_kept_of_long_timeouts_that_ended_at_once() -> None:
         timeouts.close()
         return kept
 
-    assert run_virtual(main) <= 1024
+    assert in_virtual_time(main) <= 1024
 
 
 def test_those_that_wait_outlast_a_sweep_and_expire_in_order() -> None:
@@ -56,7 +55,7 @@ def test_those_that_wait_outlast_a_sweep_and_expire_in_order() -> None:
         timeouts.close()
         return expired
 
-    expired = run_virtual(main)
+    expired = in_virtual_time(main)
     assert [name for name, _ in expired] == ["first", "second", "third"]
     assert [at for _, at in expired] == pytest.approx([1, 2, 3], abs=0.02)
 
@@ -78,7 +77,7 @@ def test_a_sweep_while_others_expire_loses_none() -> None:
         timeouts.close()
         return [name for name, _ in expired]
 
-    told = run_virtual(main)
+    told = in_virtual_time(main)
     assert told[:3] == ["before", "sweeps", "alike"]
     assert sorted(told[3:5]) == ["due at once", "next"]
     assert told[5:] == ["begun meanwhile", "later"]

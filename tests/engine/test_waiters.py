@@ -31,8 +31,8 @@ from jobq import (
 from jobq._watch import Waiter
 from jobq.job import NewJob, Settlement, Snapshot
 from jobq.storage.contract import Hint, HintKind, Ref, Storage
-from jobq.testing import OnLoop, VirtualClock, run_virtual
-from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
+from jobq.testing import OnLoop, VirtualClock
+from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, in_virtual_time, passing
 
 
 async def act(job: Job[Any]) -> Any:
@@ -100,7 +100,7 @@ def test_a_watch_that_missed_hints_has_everything_read_at_once() -> None:
             result = await waiter
             return asyncio.get_running_loop().time(), result
 
-    assert run_virtual(main) == (pytest.approx(0.2, abs=0.01), 42)
+    assert in_virtual_time(main) == (pytest.approx(0.2, abs=0.01), 42)
 
 
 def test_hints_lost_after_a_quiet_while_cost_a_second_as_well() -> None:
@@ -119,7 +119,7 @@ def test_hints_lost_after_a_quiet_while_cost_a_second_as_well() -> None:
                 await asyncio.sleep(10)
         return took
 
-    assert run_virtual(main) == [pytest.approx(1.0, abs=0.1)] * 3
+    assert in_virtual_time(main) == [pytest.approx(1.0, abs=0.1)] * 3
 
 
 def test_who_waits_behind_a_thousand_others_is_read_as_well() -> None:
@@ -139,7 +139,7 @@ def test_who_waits_behind_a_thousand_others_is_read_as_well() -> None:
                 other.cancel()
             return asyncio.get_running_loop().time() - begun
 
-    assert run_virtual(main) < 2.0
+    assert in_virtual_time(main) < 2.0
 
 
 def test_a_hint_that_overtakes_the_answer_is_not_lost() -> None:
@@ -163,7 +163,7 @@ def test_a_hint_that_overtakes_the_answer_is_not_lost() -> None:
             assert await queue.wait("job") == 42
             return asyncio.get_running_loop().time() - begun
 
-    assert run_virtual(main) == pytest.approx(0.1, abs=0.01)
+    assert in_virtual_time(main) == pytest.approx(0.1, abs=0.01)
 
 
 def test_a_wait_for_the_job_of_another_is_answered_by_a_hint() -> None:
@@ -183,7 +183,7 @@ def test_a_wait_for_the_job_of_another_is_answered_by_a_hint() -> None:
             assert await waiter == 7
             return asyncio.get_running_loop().time() - begun
 
-    assert run_virtual(main) < 0.1
+    assert in_virtual_time(main) < 0.1
 
 
 def test_nothing_is_kept_of_waits_that_are_over() -> None:
@@ -204,7 +204,7 @@ def test_nothing_is_kept_of_waits_that_are_over() -> None:
             return len(asyncio.all_tasks()) - before, len(kept)
 
     others = _waiters()
-    assert run_virtual(main) == (0, 0)
+    assert in_virtual_time(main) == (0, 0)
 
 
 def _waiters() -> list[Waiter]:
@@ -229,7 +229,7 @@ def test_a_lost_run_is_told_from_one_that_expired_however_long_it_was_waited_for
                 await waiter
             assert not isinstance(caught.value, ResultExpiredError)
 
-    run_virtual(main)
+    in_virtual_time(main)
 
 
 def test_a_look_that_a_stop_meets_is_still_answered() -> None:
@@ -251,7 +251,7 @@ def test_a_look_that_a_stop_meets_is_still_answered() -> None:
             await asyncio.sleep(0.1)
         return (await look).state
 
-    assert run_virtual(main) is State.QUEUED
+    assert in_virtual_time(main) is State.QUEUED
 
 
 @in_loop
@@ -434,7 +434,7 @@ def test_a_hint_of_another_run_is_no_answer() -> None:
             await namespace.settle([Settlement("job", claim.token, State.COMPLETED, b'"own"', None, 60.0)])
             return await waiter
 
-    assert run_virtual(main) == "own"
+    assert in_virtual_time(main) == "own"
 
 
 @in_loop
@@ -530,7 +530,7 @@ def test_only_the_waiter_that_cannot_be_answered_hears_why(error: Exception) -> 
             answers = await asyncio.gather(*waiters, return_exceptions=True)
             return asyncio.get_running_loop().time(), answers
 
-    took, answers = run_virtual(main)
+    took, answers = in_virtual_time(main)
     assert answers == [0, 1, error, 3, 4]
     assert took == pytest.approx(2.0, abs=0.2)
 

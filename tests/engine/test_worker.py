@@ -31,8 +31,8 @@ from jobq._lease import LeaseGroup
 from jobq._running import Running
 from jobq.job import Claim, Settlement
 from jobq.storage.contract import Storage
-from jobq.testing import OnLoop, VirtualClock, run_virtual
-from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, passing
+from jobq.testing import OnLoop, VirtualClock
+from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, in_virtual_time, leaving_no_task, passing
 
 IGNORES = pytest.mark.parametrize("timeout", [0, 0.2])
 
@@ -287,7 +287,7 @@ def test_a_short_lease_outlasts_a_handler_that_takes_its_time_to_end(takes: floa
             await passing(10)
         return caught.value.error.code, events.of("lease_lost")
 
-    assert run_virtual(main) == ("JOB_TIMEOUT", [])
+    assert in_virtual_time(main) == ("JOB_TIMEOUT", [])
 
 
 # stop
@@ -623,7 +623,7 @@ def test_a_cancel_in_the_turn_in_which_a_sleep_is_ended_is_not_taken_for_that(ca
             await running
             return asyncio.get_running_loop().time()
 
-    assert run_virtual(main) < 2
+    assert in_virtual_time(main) < 2
 
 
 def test_a_worker_that_sleeps_while_its_last_job_ends_is_empty_at_once() -> None:
@@ -642,7 +642,7 @@ def test_a_worker_that_sleeps_while_its_last_job_ends_is_empty_at_once() -> None
             await running
             return asyncio.get_running_loop().time()
 
-    assert run_virtual(main) == pytest.approx(1.0, abs=0.01)
+    assert in_virtual_time(main) == pytest.approx(1.0, abs=0.01)
 
 
 # Leases
@@ -677,7 +677,7 @@ async def test_a_blocked_loop_keeps_its_job(storage: Storage) -> None:
                 while not stop.is_set():
                     await passing(0.02)
 
-        asyncio.run(claim())
+        asyncio.run(leaving_no_task(claim()))
 
     async with queue:
         assert await queue.enqueue_and_wait("first", 1) == "done"
@@ -932,7 +932,7 @@ def test_a_lost_lease_is_noticed_at_the_next_renewal() -> None:
             assert waiting.jobs[0].signal.reason == "lease_lost"
             return asyncio.get_running_loop().time()
 
-    assert run_virtual(main) == pytest.approx(10.0, abs=0.5)
+    assert in_virtual_time(main) == pytest.approx(10.0, abs=0.5)
 
 
 def test_a_renewal_whose_answer_came_late_counts_from_before_it_was_sent() -> None:
@@ -958,7 +958,7 @@ def test_a_renewal_whose_answer_came_late_counts_from_before_it_was_sent() -> No
             await events.until("lease_lost", within=100)
             return sent[0], loop.time()
 
-    sent_at, lost_at = run_virtual(main)
+    sent_at, lost_at = in_virtual_time(main)
     assert lost_at == pytest.approx(sent_at + 30.0, abs=0.1)
 
 
@@ -978,7 +978,7 @@ def test_a_worker_renews_the_leases_of_very_many_jobs() -> None:
             await events.until("completed", 600)
         return events.of("lease_lost"), len(waiting.jobs)
 
-    assert run_virtual(main) == ([], 600)
+    assert in_virtual_time(main) == ([], 600)
 
 
 def test_a_renewal_that_failed_is_repeated_soon() -> None:
@@ -1005,7 +1005,7 @@ def test_a_renewal_that_failed_is_repeated_soon() -> None:
             await queue.wait("a")
         return events.names
 
-    assert "lease_lost" not in run_virtual(main)
+    assert "lease_lost" not in in_virtual_time(main)
 
 
 def test_every_running_job_that_is_cancelled_stops_at_once() -> None:
@@ -1026,7 +1026,7 @@ def test_every_running_job_that_is_cancelled_stops_at_once() -> None:
                 took.append(loop.time() - begun)
         return took
 
-    assert max(run_virtual(main)) < 1.0
+    assert max(in_virtual_time(main)) < 1.0
 
 
 def _late_claim(gated: Gated, storage: Storage, meanwhile: Callable[[], Awaitable[Any]]) -> None:
@@ -1098,7 +1098,7 @@ def test_a_claim_that_was_cancelled_before_it_arrived_ends_before_its_lease() ->
             await events.until("cancelled", within=100)
             return asyncio.get_running_loop().time() - arrived[0]
 
-    assert run_virtual(main) < 15.0
+    assert in_virtual_time(main) < 15.0
 
 
 @in_loop
@@ -1146,7 +1146,7 @@ def test_a_worker_that_cannot_settle_claims_no_more_for_now() -> None:
             await events.until("completed", 40)
         return begun, len(runs)
 
-    begun, runs = run_virtual(main)
+    begun, runs = in_virtual_time(main)
     assert begun <= 8
     assert runs == 40
 
@@ -1267,7 +1267,7 @@ def test_a_settle_that_is_refused_is_told_of_once_for_each_job() -> None:
             await passing(2)
             return len(events.of("error")), (await queue.counts())[State.COMPLETED]
 
-    assert run_virtual(main) == (10, 10)
+    assert in_virtual_time(main) == (10, 10)
 
 
 @in_loop
@@ -1302,7 +1302,7 @@ def test_an_idle_worker_claims_no_more_after_it_found_nothing(vigilant: bool, lo
             await queue.enqueue("b", 2, delay=20)
             return claims, sleeps, await _age(queue, "b")
 
-    claims, sleeps, age = run_virtual(main)
+    claims, sleeps, age = in_virtual_time(main)
     assert claims == 1
     assert looks <= sleeps <= looks + 3
     assert age == pytest.approx(20, abs=0.1)
@@ -1333,7 +1333,7 @@ def test_the_idle_queues_of_a_process_look_together() -> None:
             await passing(50)
             return len(moments)
 
-    assert run_virtual(main) <= 101
+    assert in_virtual_time(main) <= 101
 
 
 def _noting(wait: Callable[[float], Awaitable[bool]], moments: set[float]) -> Callable[[float], Awaitable[bool]]:

@@ -18,7 +18,7 @@ LONGEST_TESTING_FILE = 450
 MOST_POSITIONAL = 6
 WIDEST_PROTOCOL = 16
 
-FILES = python_files("src", "examples", "benchmarks", "mutants", "simulation", "soak", "tools")
+FILES = python_files("src", "examples", "benchmarks", "growth", "mutants", "simulation", "soak", "tools")
 
 
 @pytest.mark.parametrize("path", FILES, ids=shown)

@@ -99,7 +99,7 @@ def run_virtual(main: Callable[[], Coroutine[Any, Any, T]], *, limit: float = 86
         limit: virtual seconds after which the test is taken to be endless.
 
     Raises:
-        TimeoutError: ``limit`` was reached.
+        TimeoutError: ``limit`` was reached; the message says so.
         VirtualTimeError: everything waits for something that no timer will bring.
 
     Example:
@@ -111,8 +111,16 @@ def run_virtual(main: Callable[[], Coroutine[Any, Any, T]], *, limit: float = 86
     """
 
     async def limited() -> T:
-        async with asyncio.timeout(limit):
-            return await main()
+        try:
+            async with asyncio.timeout(limit) as within:
+                return await main()
+        except TimeoutError as error:
+            if not within.expired():
+                raise  # One of its own.
+            raise TimeoutError(
+                f"the coroutine had not ended after limit={limit:g} virtual seconds: find out what it waits for, or "
+                "raise the limit. Threads work in real time, and virtual time does not wait for them"
+            ) from error
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(limited())
