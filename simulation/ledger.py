@@ -57,6 +57,7 @@ class Holding:
         """Why its handler was cancelled, if it was."""
         self.lapsed = False
         self.answer: Settled | None = None
+        self.settled_at = 0.0
 
 
 class Ledger:
@@ -94,8 +95,6 @@ class Ledger:
         self._holdings: dict[str, Holding] = {}
         self._numbered: dict[int, Holding] = {}
         self._current: dict[Run, str] = {}
-        self._last_settled: dict[str, str] = {}
-        """The token that settled each id last: of earlier ones a record need not remember the answer."""
         self._answered: dict[str, tuple[State | None, float]] = {}
         self._ends: dict[str, Snapshot] = {}
 
@@ -212,7 +211,7 @@ class Ledger:
         holding = self._holdings.get(settlement.token)
         if holding is None or holding.answer is not None:
             expected = Settled.LOST if holding is None else holding.answer
-            forgotten = answer is Settled.LOST and self._last_settled.get(settlement.id) != settlement.token
+            forgotten = answer is Settled.LOST and (holding is None or self._now() >= holding.settled_at + LINGER)
             self._demand(answer is expected or forgotten, settlement.id, "settled again:", answer, "after", expected)
             self._seen["a settle was sent again"] += 1
             return
@@ -223,8 +222,7 @@ class Ledger:
             self._seen["a settle was refused"] += 1
             return
         self._demand(self._current.pop(run, None) == settlement.token, settlement.id, "settled with an old token")
-        holding.answer = answer
-        self._last_settled[settlement.id] = settlement.token
+        holding.answer, holding.settled_at = answer, self._now()
         self._decided(holding, settlement, answer)
 
     def _decided(self, holding: Holding, settlement: Settlement, answer: Any) -> None:

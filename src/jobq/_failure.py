@@ -40,7 +40,7 @@ def decode_error(data: bytes) -> ErrorInfo:
         return ErrorInfo("WorkerLost", "its worker was lost on the last attempt", "WORKER_LOST")
     try:
         return _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ErrorInfo("Unknown", "the stored error cannot be read", "CORRUPT")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import redis.asyncio as redis
@@ -40,6 +41,25 @@ async def test_forged_and_garbled_messages_answer_nobody(either_server: Server, 
             assert await wait == 42
             assert worker.runs == {"job": 1}
         assert work.of("error") == []
+
+
+@in_loop
+async def test_a_message_nested_too_deep_is_ignored_in_silence(either_server: Server, key_prefix: str) -> None:
+    """It needs no secret, and what a program does about errors in its loop is not for strangers to set off."""
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    storage = RedisStorage(either_server.url, key_prefix=key_prefix)
+    async with Work(storage) as work, redis.Redis.from_url(either_server.url) as forger:
+        stem = f"{key_prefix}{{default}}:"
+        wait = asyncio.create_task(work.queue.enqueue_and_wait("job", 21, delay=0.5, timeout=20))
+        await eventually(lambda: either_server.command("EXISTS", f"{stem}j:job"), "the job")
+        channels = either_server.command("PUBSUB", "CHANNELS", f"{glob(stem)}*")
+        deep = b"\x92\xa1s\x91\x94\x01\xa3job\xa1g" + b"\x91" * 5_000 + b"\xc0"
+        for channel in channels:
+            assert await forger.publish(channel, deep) == 1
+
+        assert await wait == 42
+    assert failures == []
 
 
 @in_loop

@@ -13,7 +13,7 @@ import pytest
 import redis.asyncio as redis
 
 from jobq import JobQueueError, Queue, RedisStorage, State, StorageCorruptError
-from jobq.job import Snapshot
+from jobq.job import Claim, Snapshot
 from jobq.storage.contract import Ref
 from jobq.testing import Bench, ManualClock, StorageCase
 from tests.engine.scenes import Waiting
@@ -58,6 +58,31 @@ async def test_a_key_of_another_type_harms_no_other_job(
             assert await work.queue.wait("job-2") == 42
             await eventually(lambda: len(worker.completed) == 5, "all jobs")
             assert set(worker.runs.values()) == {1}
+
+
+@in_loop
+async def test_a_key_of_another_type_harms_no_other_job_when_the_clock_jumps_back(
+    either_server: Server, key_prefix: str
+) -> None:
+    """Then every lease is looked at together with its record, and for as long as that fails nobody could claim."""
+    clock = ManualClock()
+    storage = RedisStorage(either_server.url, key_prefix=key_prefix, clock=clock)
+    bench = Bench(StorageCase(), clock, storage)
+    await storage.open()
+    await bench.processing("overwritten")
+    lost = await bench.processing("lost", lease=30.0)
+    await bench.add("waiting")
+    key = f"{key_prefix}{STEM}j:overwritten"
+    either_server.command("DEL", key)
+    either_server.command("RPUSH", key, "x")
+
+    clock.jump_monotonic(-3600.0)
+
+    assert [claim.id for claim in (await bench.claim()).claims] == ["waiting"]
+    clock.advance(31.0)
+    assert "lost" in [job.id for job in (await bench.queue.rescue(10)).rescued]
+    assert str(await bench.extend(lost)) == "lost"
+    await bench.close()
 
 
 @pytest.mark.parametrize("key", ["ready", "later", "leases", "seq", "wake"])
@@ -170,6 +195,29 @@ async def test_a_job_whose_id_is_no_text_harms_no_other(either_server: Server, k
 
 
 @in_loop
+async def test_a_remembered_answer_that_was_altered_is_told_as_damage(either_server: Server, key_prefix: str) -> None:
+    """The request that is sent again gets a typed error, whatever stands in the place of its answer."""
+    async with benched(either_server, key_prefix) as bench, redis.Redis.from_url(either_server.url) as tamperer:
+        await bench.completed()
+        await bench.retain(ttl=60.0, nonce="the nonce")
+        key = f"{key_prefix}{STEM}j:job"
+        record = await stored(tamperer, key)
+        answer = record.index(b"the nonce") + len(b"the nonce")
+        # 0; -1; an empty text, list and map; true.
+        for value in (b"\x00", b"\xff", b"\xa0", b"\x90", b"\x80", b"\xc3"):
+            await tamperer.setrange(key, answer, value)
+
+            told = [
+                await answered(bench.retain(ttl=60.0, nonce="the nonce")),
+                await answered(bench.revive(nonce="the nonce")),
+                await answered(bench.cancel(nonce="the nonce")),
+            ]
+
+            assert [type(error) for error in told] == [StorageCorruptError] * 3
+            assert all("'job'" in str(error) for error in told)
+
+
+@in_loop
 async def test_damaged_memories_of_requests_fail_alone(either_server: Server, key_prefix: str) -> None:
     """A record whose list of requests is damaged, and one that was settled as nothing that there is."""
     async with benched(either_server, key_prefix) as bench, redis.Redis.from_url(either_server.url) as tamperer:
@@ -197,6 +245,30 @@ async def test_damaged_memories_of_requests_fail_alone(either_server: Server, ke
 
 
 @in_loop
+async def test_a_lock_is_not_held_for_longer_because_the_clock_jumped_back(
+    either_server: Server, key_prefix: str
+) -> None:
+    """A leader that crashed is followed within its lock's length, and until then nobody takes the lock from it."""
+    clock = ManualClock()
+    storage = RedisStorage(either_server.url, key_prefix=key_prefix, clock=clock)
+    bench = Bench(StorageCase(), clock, storage)
+    await storage.open()
+    assert await bench.queue.hold("reaper", "crashed", 30.0) is True
+
+    clock.jump_monotonic(-3600.0)
+
+    assert await bench.queue.hold("reaper", "other", 5.0) is False
+    clock.advance(29.0)
+    assert await bench.queue.hold("reaper", "other", 5.0) is False
+    await bench.queue.release("reaper", "other")
+    clock.advance(2.0)
+    assert await bench.queue.hold("reaper", "other", 5.0) is True
+    await bench.queue.release("reaper", "other")
+    assert await bench.queue.hold("reaper", "third", 5.0) is True
+    await bench.close()
+
+
+@in_loop
 async def test_a_lock_that_was_overwritten_is_taken(either_server: Server, key_prefix: str) -> None:
     """Nobody can hold what names no owner, and reapers must not stand still for ever."""
     async with benched(either_server, key_prefix) as bench:
@@ -204,6 +276,37 @@ async def test_a_lock_that_was_overwritten_is_taken(either_server: Server, key_p
 
         assert await bench.queue.hold("reaper", "me", 5.0) is True
         assert await bench.queue.hold("reaper", "other", 5.0) is False
+
+
+@pytest.mark.parametrize("field", ["count", "longest", "looked"])
+@pytest.mark.parametrize("value", ["tampered", "nan", "inf", "1e300"])
+@in_loop
+async def test_a_counter_that_was_overwritten_costs_no_job(
+    either_server: Server, key_prefix: str, field: str, value: str
+) -> None:
+    """It is no number that jobq wrote, so it is written anew; every token is its own, and who sleeps is woken."""
+    async with benched(either_server, key_prefix) as bench:
+        await bench.add("before")
+        await bench.add("later", delay=0.02)
+        either_server.command("HSET", f"{key_prefix}{STEM}seq", field, value)
+
+        await bench.add("after")
+        await bench.queue.add([bench.new(id, delay=0.01) for id in ("delayed", "other")])
+        taken: list[Claim] = []
+
+        async def all_taken() -> bool:
+            taken.extend((await bench.claim(1)).claims)
+            await bench.queue.rescue(10)
+            return len(taken) == 5
+
+        await eventually(all_taken, "all jobs")
+
+        assert {claim.id for claim in taken} == {"before", "later", "after", "delayed", "other"}
+        counters = [int(claim.token.partition("-")[0]) for claim in taken]
+        assert counters == sorted(set(counters))
+        assert counters[0] > 10**15
+        await bench.queue.wait_for_work(0.05)
+        assert either_server.command("HGET", f"{key_prefix}{STEM}seq", "longest") not in (value, None)
 
 
 @in_loop
@@ -322,6 +425,26 @@ async def test_entries_without_their_jobs_are_cleared_away(either_server: Server
         assert await bench.found("completed") == before
         await bench.claim()
         assert leftovers(either_server, stem) == {"ready": 0, "later": 0, "leases": 1}
+
+
+@in_loop
+async def test_many_entries_without_their_jobs_are_not_cleared_away_by_one_claim(
+    either_server: Server, key_prefix: str
+) -> None:
+    """Nobody else is answered meanwhile; after a removal by hand that was interrupted it can be a million."""
+    ready = f"{key_prefix}{STEM}ready"
+    async with benched(either_server, key_prefix) as bench, redis.Redis.from_url(either_server.url) as tamperer:
+        await bench.add()
+        for first in range(0, 20_000, 5_000):
+            await tamperer.zadd(ready, {number.to_bytes(8) + b"gone": 0 for number in range(first, first + 5_000)})
+
+        claimed = await bench.claim(10)
+
+        assert (claimed.claims, claimed.next_in) == ([], 0.0)
+        assert await tamperer.zcard(ready) > 10_000
+    async with Work(RedisStorage(either_server.url, key_prefix=key_prefix), name="first", block_timeout=20.0) as work:
+        assert await work.queue.enqueue_and_wait("last", 21) == 42
+        await eventually(lambda: either_server.command("ZCARD", ready) == 0, "the end of all entries")
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.PROCESSING, State.FAILING, State.COMPLETED, State.FAILED])

@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -43,6 +44,24 @@ async def test_forged_and_garbled_datagrams_answer_nobody_and_stop_nobody(tmp_pa
         assert await wait == 21
     assert events.of("error") == []
     assert events.of("completed") == [("job", 21)]
+
+
+@in_loop
+async def test_a_datagram_nested_too_deep_is_ignored_in_silence(tmp_path: Path) -> None:
+    """In a field that a hint does not have; the next datagram is heard."""
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    encode = msgspec.msgpack.encode
+    hint = b"\x84" + b"".join(map(encode, ("kind", "settled", "id", "job", "generation", "g", "x")))
+    deep = b"\x92" + encode("default") + b"\x91\x92" + encode("secret") + hint + b"\x91" * 5_000 + b"\xc0"
+    caller, worker = Queue[int, int](FileStorage(tmp_path)), Queue[int, int](FileStorage(tmp_path))
+    worker.execute(double)
+    async with caller, worker:
+        await caller.enqueue_and_wait("first", 1, timeout=5)
+        assert await flood(tmp_path / "sockets", [deep]) > 0
+
+        assert await caller.enqueue_and_wait("job", 21, timeout=5) == 42
+    assert failures == []
 
 
 @in_loop

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import Sentinel
@@ -96,6 +104,8 @@ def test_sentinels_have_a_login_of_their_own() -> None:
         (f"rediss://u:{SECRET}@host?ssl_cert_reqs=maybe", "ssl_cert_reqs"),
         (f"rediss://u:{SECRET}@host?ssl_check_hostname=maybe", "ssl_check_hostname"),
         (f"rediss://u:{SECRET}@host?ssl_ca_certs=", "ssl_ca_certs"),
+        (f"rediss://u:{SECRET}@host?ssl_ca_certs=/%00", "ssl_ca_certs"),
+        (f"rediss://u:{SECRET}@host?ssl_keyfile=/x", "ssl_certfile"),
         (f"redis://u:{SECRET}@host?db", "options"),
         (f"redis://u:{SECRET}/x@host", "percent-encoded"),
         (f"redis://u:{SECRET}?x@host", "percent-encoded"),
@@ -105,6 +115,9 @@ def test_sentinels_have_a_login_of_their_own() -> None:
         ("redis://user@host", "password"),
         (f"unix://u:{SECRET}@host/path", "three slashes"),
         ("unix://", "three slashes"),
+        (f"unix://u:{SECRET}@/a%0AERROR:forged", "printed"),
+        (f"unix://u:{SECRET}@/a%00b", "printed"),
+        (f"redis://u:{SECRET}@host%C2%9B2J", "host"),
         (f"redis+sentinel://u:{SECRET}@a,b", "service"),
         (f"redis+cluster://u:{SECRET}@a/1", "database"),
         (f"redis+cluster://u:{SECRET}@a,,b", "host"),
@@ -196,6 +209,26 @@ def test_what_is_no_client_is_refused(client: object) -> None:
     """A synchronous client has no connections that a loop could use."""
     with pytest.raises(ConfigError, match="client="):
         Settings.from_client(client)
+
+
+@pytest.mark.parametrize("given", [{}, {"ssl_password": None}, {"ssl_password": "another"}])
+def test_an_encrypted_key_without_its_password_is_refused_and_nobody_is_asked(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    """OpenSSL itself would ask the terminal for it, and stop the loop until somebody answers."""
+    issued = trustme.CA().issue_cert("h")
+    key = load_pem_private_key(issued.private_key_pem.bytes(), None)
+    encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(SECRET.encode()))
+    (tmp_path / "key").write_bytes(encrypted)
+    (tmp_path / "certificate").write_bytes(issued.cert_chain_pems[0].bytes())
+    files: dict[str, Any] = {"ssl_certfile": str(tmp_path / "certificate"), "ssl_keyfile": str(tmp_path / "key")}
+    settings = Settings.from_client(Redis(ssl=True, **files, **given))
+
+    connection: Any = settings.connection(Place("h", 1), 5.0)
+
+    assert connection.ssl_context.password is not None
+    with pytest.raises(ssl.SSLError):
+        connection.ssl_context.get()
 
 
 def test_a_clients_unchecked_certificates_stay_unchecked() -> None:

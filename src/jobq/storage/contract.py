@@ -64,8 +64,8 @@ Invariants
 8.  **Everything may be sent twice.** A request that repeats a nonce within `LINGER` seconds gets its first answer and
     changes nothing more, also after the job has ended, expired, been revived, or been replaced by another add.
     A repeated claim gets those of its claims that still stand; one that took nothing may take what has become ready
-    since. A record keeps the last token that settled it and what was answered, so a repeated settle is answered as
-    at first, also after another claim or an expiry.
+    since. A record keeps the last token that settled it and what was answered, and remembers those before like
+    nonces, so a repeated settle is answered as at first, also after another claim, its settle or an expiry.
 9.  **Linger.** Absent is a way of reading, not a deletion. A job cancelled, or completed with ``ttl=0``, expires at
     once, and is absent for everyone except a request that repeats its nonce and a `get` that names its generation. Its
     record may be removed `LINGER` seconds after the expiry, by `prune`. What expired as it ended is absent by every

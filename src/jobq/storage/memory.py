@@ -295,20 +295,20 @@ class MemoryNamespace:
             answer = record.settled_as if repeated else record.answered(settlement.token, self._clock.monotonic())
             return answer if isinstance(answer, Settled) else Settled.LOST
         self._unlease(record)
+        if record.settled_token is not None:
+            record.remember(record.settled_token, record.settled_as, self._clock.monotonic())
+        decided, state = Settled.CANCELLED if record.cancel_asked else Settled.APPLIED, settlement.state
+        record.settled_token, record.settled_as = settlement.token, decided
         if record.cancel_asked:
-            record.settled_token, record.settled_as = settlement.token, Settled.CANCELLED
             self._finish_cancelled(record, now)
-            return Settled.CANCELLED
-        applied, state = Settled.APPLIED, settlement.state
-        record.settled_token, record.settled_as = settlement.token, applied
-        if state.terminal:
+        elif state.terminal:
             self._finish(record, state, settlement.result, settlement.error, now, settlement.ttl)
         elif state is State.QUEUED:
             self._give_back(record)
         else:
             record.state, record.error = state, settlement.error
             self._enqueue(record, settlement.delay, now)
-        return applied
+        return decided
 
     def _cancel(self, record: Record, running: bool, now: float) -> None:
         if record.state.waiting:

@@ -176,7 +176,7 @@ class HintSocket:
                 message: Any = _DECODER.decode(data)
             except (BlockingIOError, InterruptedError):
                 return
-            except (OSError, msgspec.MsgspecError, ValueError):
+            except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
                 continue  # Anybody with access to the directory can send anything.
             if isinstance(message, str):
                 self._woken(message)

@@ -70,7 +70,7 @@ _ENDED = f"""
         replies = NULL, payload = CASE ? WHEN {_FAILED} THEN payload ELSE x'' END, {_UNLEASE} ?"""
 _END = f"{_ENDED} WHERE number = ?"
 _END_PLAINLY = f"""{_ENDED}
-    WHERE queue = ? AND id = ? AND token = ? AND cancel_asked = 0 AND replies IS NULL"""
+    WHERE queue = ? AND id = ? AND token = ? AND cancel_asked = 0 AND replies IS NULL AND settled_token IS NULL"""
 _RETURN = f"UPDATE jobs SET state = 1, error = ?, place = ?, due = ?, {_UNLEASE} 0 WHERE number = ?"
 _GIVE_BACK = f"UPDATE jobs SET state = ?, attempts = ?, {_UNLEASE} 0 WHERE number = ?"
 
@@ -328,6 +328,9 @@ class Transitions(Steps):
             answer = row.answered(settlement.token, self._now)
             return answer if isinstance(answer, Settled) else Settled.LOST
         cancelled = bool(row.cancel_asked)
+        if row.settled_token is not None:
+            row.remember(row.settled_token, SETTLED[row.settled_as or 0], self._now)
+            self._run("UPDATE jobs SET recent = ? WHERE number = ?", (row.recent, row.number))
         row.token, row.settled_token, row.settled_as = None, settlement.token, int(cancelled)
         if cancelled:
             self._write_end(row, Settlement(row.id, "", State.COMPLETED), _CANCELLED, writes)

@@ -181,6 +181,25 @@ class Resending(StorageCase):
             assert await bench.settle(claim) == Settled.APPLIED, state
 
     @scenario
+    async def test_a_settle_is_answered_as_at_first_after_the_next_attempt_was_settled(self, bench: Bench) -> None:
+        """A reply may be lost for longer than the next attempt takes; its failure was stored all the same."""
+        for state in (State.FAILING, State.QUEUED):
+            for later in (State.FAILING, State.QUEUED, State.COMPLETED):
+                id = f"job-{state}-{later}"
+                settlement = bench.settlement(await bench.processing(id), state)
+                await bench.queue.settle([settlement])
+                last = bench.settlement(await bench.take(), later)
+                await bench.queue.settle([last])
+                bench.clock.advance(WITHIN)
+                before = await bench.picture((id,))
+
+                assert list(await bench.queue.settle([settlement])) == [Settled.APPLIED], (state, later)
+                assert list(await bench.queue.settle([last])) == [Settled.APPLIED], (state, later)
+
+                assert await bench.picture((id,)) == before, (state, later)
+                await bench.drained()
+
+    @scenario
     async def test_a_settle_is_answered_as_at_first_whatever_became_of_its_job(self, bench: Bench) -> None:
         """Expired, revived, retained, cancelled, replaced by another."""
         for later in ("expired", "revived", "retained", "cancelled", "replaced"):

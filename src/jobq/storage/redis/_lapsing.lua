@@ -6,7 +6,7 @@
 local function set_back()
   local leases = redis.call('ZRANGE', stem .. 'leases', 0, -1, 'WITHSCORES')
   for i = 1, #leases, 2 do
-    local fine, record = pcall(decode, redis.call('GET', stem .. 'j:' .. string.sub(leases[i], 13)) or '')
+    local fine, record = pcall(decode, redis.call('MGET', stem .. 'j:' .. string.sub(leases[i], 13))[1] or '')
     local lapse = steady_now + (fine and record[STATE] == PROCESSING and record[TERM] or 0)
     if tonumber(leases[i + 1]) > lapse then
       redis.call('ZADD', stem .. 'leases', string.format('%.0f', lapse), leases[i])

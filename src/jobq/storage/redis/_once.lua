@@ -5,7 +5,11 @@ local function once(id, nonce, change)
   fetch({id})
   local fine, record, before = pcall(function()
     local held = load(id)
-    return held, held and answered(held, nonce)
+    local answer = held and answered(held, nonce)
+    if answer and answer < QUEUED then
+      error('it remembers an answer that there is not', 0)
+    end
+    return held, answer
   end)
   if not fine then
     return {record}

@@ -8,7 +8,14 @@ local seq = redis.call('HMGET', stem .. 'seq', 'count', 'longest', 'looked', 'fo
 if seq[4] and seq[4] ~= '1' then
   return redis.error_reply('JOBQFORMAT this queue has the format ' .. seq[4] .. ', and this version of jobq knows 1')
 end
-local counter, longest, looked = tonumber(seq[1] or 0), tonumber(seq[2] or 0), tonumber(seq[3] or 0)
+-- What is no number that we could have written counts as absent, and is written anew.
+local counter, longest, looked = tonumber(seq[1]) or 0, tonumber(seq[2]) or 0, tonumber(seq[3]) or 0
+if not (counter < 2 ^ 53) then
+  counter = 0
+end
+if not (longest < 2 ^ 53) then
+  longest = 0
+end
 local counted = counter
 
 -- Strictly increasing, and never behind the clock: it rises after a fail-over or a restart without data as well.

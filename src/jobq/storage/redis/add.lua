@@ -16,7 +16,10 @@ for i = 4, #ARGV, 6 do
 end
 local sequence = redis.call('HMGET', stem .. 'seq', 'count', 'format', 'looked')
 if plain and sequence[2] == '1' and redis.call('EXISTS', unpack(keys)) == 0 then
-  local place, sets, ready, accepted = tonumber(sequence[1] or 0), {}, {}, {}
+  local place, sets, ready, accepted = tonumber(sequence[1]) or 0, {}, {}, {}
+  if not (place < 2 ^ 53) then
+    place = 0
+  end
   for n, key in ipairs(keys) do
     local i = 6 * n - 2
     place = math.max(place + 1, wall)
@@ -27,7 +30,7 @@ if plain and sequence[2] == '1' and redis.call('EXISTS', unpack(keys)) == 0 then
   redis.call('ZADD', stem .. 'ready', unpack(ready)) -- First: of another type, it refuses before a job is stored.
   redis.call('MSET', unpack(sets))
   redis.call('HSET', stem .. 'seq', 'count', string.format('%.0f', place), 'looked',
-    string.format('%.0f', math.max(tonumber(sequence[3] or 0), steady)))
+    string.format('%.0f', math.max(tonumber(sequence[3]) or 0, steady)))
   if redis.call('EXISTS', stem .. 'wake') == 0 then
     redis.call('LPUSH', stem .. 'wake', 1)
   end

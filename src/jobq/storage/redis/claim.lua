@@ -20,7 +20,7 @@ local last = redis.call('GET', last_key)
 local resent = last and string.sub(last, 1, #mark) == mark
 
 -- What is rare defines functions only when it is needed, since each of them costs every call.
-if next_event <= 0 or resent or sequence[4] ~= '1' or steady < tonumber(sequence[3] or 0) then
+if next_event <= 0 or resent or sequence[4] ~= '1' or steady < (tonumber(sequence[3]) or 0) then
   -- uses: news, record, effects, waiting, lapsing
 
   local function still_standing(claims)
@@ -73,7 +73,14 @@ if next_event <= 0 or resent or sequence[4] ~= '1' or steady < tonumber(sequence
   sequence[1] = counter
 end
 
-local place, taken, answer, sets, leases = tonumber(sequence[1] or 0), {}, {}, {}, {}
+local place, taken, answer, sets, leases = tonumber(sequence[1]) or 0, {}, {}, {}, {}
+if not (place < 2 ^ 53) then
+  place = 0 -- What is no number that we could have written counts as absent.
+end
+local longest_sleep = tonumber(sequence[2]) or 0
+if not (longest_sleep < 2 ^ 53) then
+  longest_sleep = 0
+end
 local lapses = string.format('%.0f', steady_now + lease)
 
 -- Takes one job. Only the head of its record is read, and the rest of it copied.
@@ -93,13 +100,15 @@ local function take(entry, id, key, raw)
   answer[n + 1], answer[n + 2] = id, raw
 end
 
-local left, size = true, 0
--- Some at a time, so that a queue of large payloads neither stops the server for long nor fills the claimer's memory.
-while left and #taken < 2 * limit and size < CLAIM_BYTES do
+local left, size, met = true, 0, 0
+-- Some at a time, so that a queue of large payloads neither stops the server for long nor fills the claimer's memory; and
+-- of entries without their jobs only so many, since somebody may have removed the records of a million.
+while left and #taken < 2 * limit and size < CLAIM_BYTES and met < limit + 2000 do
   local wanted = math.min(limit - #taken / 2, 32)
   local entries = redis.call('ZRANGE', stem .. 'ready', 0, wanted)
   left = #entries > wanted
   entries[wanted + 1] = nil
+  met = met + #entries
   if #entries > 0 then
     local ids, keys = {}, {}
     for i, entry in ipairs(entries) do
@@ -115,7 +124,7 @@ while left and #taken < 2 * limit and size < CLAIM_BYTES do
 end
 local wake = left
 if #taken > 0 then
-  wake = wake or lease < tonumber(sequence[2] or 0) and lease * 1000 < next_event
+  wake = wake or lease < longest_sleep and lease * 1000 < next_event
   next_event = math.min(next_event, lease * 1000)
   redis.call('MSET', unpack(sets))
   redis.call('ZADD', stem .. 'leases', unpack(leases))
@@ -127,4 +136,4 @@ if wake and redis.call('EXISTS', stem .. 'wake') == 0 then
   redis.call('LPUSH', stem .. 'wake', 1)
 end
 return {left and 0 or next_event < math.huge and math.max(0, next_event) or -1, answer, rescued,
-  tonumber(sequence[2] or 0)}
+  longest_sleep}

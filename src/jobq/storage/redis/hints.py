@@ -50,7 +50,7 @@ class RedisWatch:
         try:
             secret, lines = _decode_reply(message)
             hints = [_told(*line) for line in lines]
-        except (msgspec.DecodeError, StorageError, ValueError):
+        except (msgspec.DecodeError, StorageError, ValueError, RecursionError):
             return
         if secret == self._secret and self._open:
             for hint in hints:

@@ -4,16 +4,27 @@
 -- ARGV[4] name, ARGV[5] owner, ARGV[6] ttl in ms
 -- returns  1 held, 0 while another owner holds it
 -- again    the owner's own lock is renewed
+-- <stem>lock:<name> is "<owner> <ttl> <instant at which it lapses>"
 -- uses: clock
 
 local key = stem .. 'lock:' .. ARGV[4]
+
+local function keep(owner, ttl)
+  local value = string.format('%s %.0f %.0f', owner, ttl, steady_now + ttl)
+  redis.call('SET', key, value, 'PX', string.format('%.0f', math.max(1, ttl)))
+end
+
 local held = redis.call('GET', key)
 if held then
-  local owner, lapses = string.match(held, '^(.*) (%d+)$')
-  if owner and owner ~= ARGV[5] and tonumber(lapses) > steady_now then
+  local rest, lapses = string.match(held, '^(.*) (%d+)$')
+  local owner, ttl = string.match(rest or '', '^(.*) (%d+)$') -- An earlier jobq wrote no ttl.
+  lapses, ttl = tonumber(lapses), tonumber(ttl)
+  if rest and (owner or rest) ~= ARGV[5] and lapses > steady_now then
+    if ttl and lapses > steady_now + ttl then
+      keep(owner, ttl) -- The clock has jumped back: like a lease, it lasts no longer than it is long.
+    end
     return 0
   end
 end
-local ttl = tonumber(ARGV[6])
-redis.call('SET', key, ARGV[5] .. string.format(' %.0f', steady_now + ttl), 'PX', string.format('%.0f', math.max(1, ttl)))
+keep(ARGV[5], tonumber(ARGV[6]))
 return 1

@@ -8,7 +8,8 @@
 
 local key = stem .. 'lock:' .. ARGV[4]
 local held = redis.call('GET', key)
-if held and string.match(held, '^(.*) %d+$') == ARGV[5] then
+local rest = held and string.match(held, '^(.*) %d+$')
+if rest and (string.match(rest, '^(.*) %d+$') or rest) == ARGV[5] then
   return redis.call('DEL', key)
 end
 return 0

@@ -99,6 +99,8 @@ def _made(
     if issubclass(connection_class, SSLConnection):
         unchecked = options.get("ssl_cert_reqs", "required") in ("none", None, ssl.CERT_NONE)
         where["ssl_check_hostname"] = not unchecked and options.get("ssl_check_hostname", True)
+        # Without one OpenSSL would ask the terminal for it, and the loop would stand still meanwhile.
+        where["ssl_password"] = options.get("ssl_password") or ""
     fixed = {
         "protocol": 2,
         "decode_responses": False,

@@ -3,7 +3,7 @@
 --
 -- ARGV[4…] seven for each claim: id, token, state (number), ttl in ms, delay in ms, '1' if it has a result or an error, that
 -- returns  for each claim: SETTLED_LOST, SETTLED_APPLIED or SETTLED_CANCELLED; or {message} if the record cannot be read
--- again    the record keeps the token that settled it last, and what was answered
+-- again    the record keeps the token that settled it last, and what was answered; the one before is remembered
 -- uses: clock, news
 
 -- The plain case: completed by whoever holds the job, and nobody asked to cancel it. It is a straight line and comes before
@@ -17,8 +17,8 @@ for n, raw in ipairs(redis.call('MGET', unpack(keys))) do
   local i = 7 * n - 3
   local id, token, ttl = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 3])
   local fine, format, created, place, _, state, cancel_asked, _, _, priority, attempts, most, result_ttl, started, _, holder,
-    worker, generation, _, recent, replies = pcall(struct.unpack, LAYOUT, raw or '')
-  if fine and format == 1 and state == PROCESSING and token ~= '' and holder == token and cancel_asked == 0
+    worker, generation, settled, recent, replies = pcall(struct.unpack, LAYOUT, raw or '')
+  if fine and format == 1 and state == PROCESSING and token ~= '' and holder == token and cancel_asked == 0 and settled == ''
     and tonumber(ARGV[i + 2]) == COMPLETED and not seen[id] then
     local has = ARGV[i + 5] == '1' and 1 or 0
     local outcome = has == 1 and ARGV[i + 6] or ''
@@ -79,6 +79,9 @@ local function settle(id, token, state, ttl, delay, outcome)
     return (answer == SETTLED_APPLIED or answer == SETTLED_CANCELLED) and answer or SETTLED_LOST
   end
   release(id, record)
+  if record[SETTLED] ~= '' then
+    remember(record, record[SETTLED], record[SETTLED_AS])
+  end
   record[SETTLED], record[SETTLED_AS] = token, SETTLED_APPLIED
   if record[CANCEL_ASKED] == 1 then
     record[SETTLED_AS] = SETTLED_CANCELLED

@@ -154,6 +154,8 @@ def _options(
     if user_info and not given.keys().isdisjoint({"username", "password"}):
         raise ConfigError("url: user and password are given twice; write them before the host or as options")
     tls_options = {name: _TLS[name](name, value) for name, value in given.items() if name in _TLS}
+    if "ssl_keyfile" in given and "ssl_certfile" not in given:
+        raise ConfigError("url: ssl_keyfile needs ssl_certfile, the certificate that the key belongs to")
     options: dict[str, object] = dict(tls_options)
     options |= _login(unquote(user) or given.get("username"), unquote(password) or given.get("password"))
     sentinel_login = _login(given.get("sentinel_username"), given.get("sentinel_password"))
@@ -174,6 +176,8 @@ def _login(username: str | None, password: str | None) -> dict[str, object]:
 def _unix(hosts: str, path: str, options: dict[str, object], given: Mapping[str, str]) -> Target:
     if hosts or len(path) < 2:
         raise ConfigError("url: a unix socket is written unix:///path/to/socket, with three slashes")
+    if not path.isprintable():  # It stands in lines of the log.
+        raise ConfigError("url: the path of the unix socket has characters that cannot be printed; link to it")
     database = _database(given.get("db", "0"))
     if database:
         options["db"] = database
@@ -188,7 +192,7 @@ def _place(text: str, default_port: int) -> Place:
     else:
         host, _, port = text.partition(":")
         fits = True
-    if not fits or not _HOST.fullmatch(unquote(host)):
+    if not fits or not _HOST.fullmatch(unquote(host)) or not unquote(host).isprintable():
         raise ConfigError(f"url: a host is missing or malformed; {_ENCODED}")
     if not port:
         return Place(unquote(host), default_port)
@@ -206,6 +210,8 @@ def _database(text: str) -> int:
 def _text(name: str, value: str) -> object:
     if not value:
         raise ConfigError(f"url: {name} is empty; give it a value or remove it")
+    if "\0" in value:
+        raise ConfigError(f"url: {name} has a NUL character; remove it")
     return value
 
 
