@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from mutants.belief import BELIEF
 from mutants.callers import CALLERS
 from mutants.engine import ENGINE
 from mutants.file import FILE
 from mutants.memory import MEMORY
 from mutants.redis import REDIS
 
-MUTANTS = (*ENGINE, *CALLERS, *MEMORY, *FILE, *REDIS)
+MUTANTS = (*ENGINE, *CALLERS, *MEMORY, *FILE, *REDIS, *BELIEF)

@@ -181,11 +181,8 @@ MEMORY = (
         "memory-result-of-a-cancelled-run-stored",
         _FILE,
         "a job that was asked to stop completes all the same",
-        """            record.settled_token, record.settled_as = settlement.token, Settled.CANCELLED
-            self._finish_cancelled(record, now)
-            return Settled.CANCELLED
-""",
-        "            record.cancel_asked = False\n",
+        "        decided, state = Settled.CANCELLED if record.cancel_asked else Settled.APPLIED, settlement.state\n",
+        "        decided, state = Settled.APPLIED, settlement.state\n        record.cancel_asked = False\n",
         _memory("what_a_job_yields_after_it_was_asked_to_stop_is_dropped"),
     ),
     Mutant(

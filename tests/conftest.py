@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from jobq import FileStorage, MemoryStorage, RedisStorage
 from jobq.storage.contract import Storage
 from tests.servers.cluster import Cluster
-from tests.servers.secret import fail_if_shown
+from tests.servers.secret import SECRET, fail_if_shown, reading_along
 from tests.servers.sentinel import SentinelGroup
 from tests.servers.server import Server
 from tests.servers.user import User
@@ -46,10 +46,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, Any, pytest.TestReport]:
-    """See that no test showed a password, in what it printed or in what it logged."""
+    """See that no test showed a password, in what it or its programs printed, in what it logged, in how it failed."""
     report: pytest.TestReport = yield
     fail_if_shown(report)
     return report
+
+
+@pytest.fixture(autouse=True)
+def _reading_along(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have what a program of a test said belong to the test's report, if the password is in it."""
+
+    def note(said: str) -> None:
+        if SECRET in said:
+            request.node.add_report_section("call", "from a program", said)
+
+    with reading_along(note):
+        yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -6,12 +6,16 @@ import asyncio
 import functools
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence, Sized
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence, Sized
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from jobq import FixedDelay, Job, Queue, State
+import redis.asyncio as redis
+
+from jobq import FixedDelay, Job, Queue, RedisStorage, State
 from jobq.storage.contract import Storage
 from jobq.storage.redis.scripts import script
+from jobq.testing import Bench, ManualClock, StorageCase
 from tests.servers.server import Server
 from tests.servers.trouble import Predicate
 
@@ -149,6 +153,25 @@ def kill_clients(server: Server, begins: str) -> int:
     """End the connections whose name begins so, and return how many those were."""
     victims = clients(server, begins)
     return sum(int(server.command("CLIENT", "KILL", "ID", victim)) for victim in victims)
+
+
+@asynccontextmanager
+async def benched(server: Server, prefix: str) -> AsyncIterator[Bench]:
+    """A bench on the server's own clock."""
+    storage = RedisStorage(server.url, key_prefix=prefix)
+    bench = Bench(StorageCase(), ManualClock(), storage)
+    await storage.open()
+    try:
+        yield bench
+    finally:
+        await bench.close()
+
+
+async def stored(client: redis.Redis, key: str) -> bytes:
+    """Return the bytes of a record."""
+    record = await client.get(key)
+    assert isinstance(record, bytes)
+    return record
 
 
 def leftovers(server: Server, stem: str) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,6 +64,41 @@ async def test_a_message_nested_too_deep_is_ignored_in_silence(either_server: Se
 
 
 @in_loop
+async def test_messages_of_a_later_version_are_ignored_and_cost_only_time(
+    either_server: Server, key_prefix: str
+) -> None:
+    """A worker that was updated first may say more, or say it otherwise: callers of this version still get answers."""
+    storage = RedisStorage(either_server.url, key_prefix=key_prefix)
+    queue, waiting = Queue[int, int](storage, visibility_timeout=300.0, block_timeout=0.2), Waiting()
+    errors: list[BaseException] = []
+    queue.on("error", errors.append)
+    queue.execute(waiting)
+    async with queue:
+        wait = asyncio.create_task(queue.enqueue_and_wait("job", 21, timeout=20))
+        await waiting.begun()
+        status = await queue.get_status("job")
+        assert status is not None
+        stem = f"{key_prefix}{{default}}:"
+        channels = either_server.command("PUBSUB", "CHANNELS", f"{glob(stem)}*")
+        reply = next(channel for channel in channels if ":reply:" in channel)
+        async with redis.Redis.from_url(either_server.url) as later:
+            addresses = await later.get(f"{stem}j:job")
+            secret = re.search(rb"[0-9a-f]{16}\.([0-9a-f]{24}) ", addresses or b"")
+            assert secret is not None, "the address that is told how the job ends"
+            record = await forged_record(storage, either_server, stem, status.generation)
+            for message in later_messages(secret[1].decode(), status.generation, record):
+                for channel in (reply, f"{stem}events"):
+                    assert await later.publish(channel, message) == 1
+        await queue.counts()
+
+        assert not wait.done()
+        assert (waiting.cancelled, waiting.jobs[0].signal.aborted) == ([], False)
+        waiting.release.set()
+        assert await wait == 21
+    assert errors == []
+
+
+@in_loop
 async def test_a_forged_request_to_cancel_stops_nothing(either_server: Server, key_prefix: str) -> None:
     """The storage is asked whether it is true; a true one stops the run long before its lease is renewed."""
     storage = RedisStorage(either_server.url, key_prefix=key_prefix)
@@ -104,11 +140,34 @@ def messages(generation: str, done: bytes) -> Iterator[bytes]:
     for secret in ("", "0" * 24, 7, None, b"\xff", ["secret"]):
         for kind in (0, 1, 2, 3, 4, 99, -1, "1"):
             for record in (done, done[:-3], b"\x02" + done[1:]):
-                # As a text, which is how the server packs bytes.
-                text = msgspec.Raw(b"\xdb" + len(record).to_bytes(4, "big") + record)
-                yield encode([secret, [[kind, "job", generation, text]]])
+                yield encode([secret, [[kind, "job", generation, text(record)]]])
             yield encode([kind, "job", generation, 1])
             yield encode([kind, "job", generation, done, 1, 2, 3])
+
+
+def later_messages(secret: str, generation: str, done: bytes) -> Iterator[bytes]:
+    """Yield shapes that a later version could use, all of them with the true secret."""
+    encode = msgspec.msgpack.encode
+    later = b"\x02" + done[1:]
+    record, odd = text(done), text(later)
+    yield encode([secret, [[1, "job", generation, odd]]])  # A record of the next format,
+    yield encode([secret, [[1, "job", generation, record, {"trace": "00-ab-01"}]]])  # a field more,
+    yield encode([secret, [[1, "job", generation, record]], 2])  # a part more,
+    yield encode([2, secret, [[1, "job", generation, record]]])  # a version in front,
+    yield encode([secret, [[5, "job", generation, record]]])  # a kind that is new,
+    yield encode([secret, [["settled", "job", generation, record]]])  # kinds as words,
+    yield encode({"version": 2, "secret": secret, "news": [{"kind": 1, "id": "job", "generation": generation}]})
+    yield encode([secret, [[1, {"id": "job", "partition": 3}, generation, record]]])
+    yield encode([5, "job", generation, 1])
+    yield encode([4, "job", generation, 1, "because of a deploy"])
+    yield encode({"version": 2, "kind": 4, "id": "job", "generation": generation, "attempts": 1})
+    yield b"\x02" + encode([secret, [[1, "job", generation, record]]])
+    yield encode([4, "job", generation, 1]) + encode([4, "job", generation, 1])
+
+
+def text(record: bytes) -> msgspec.Raw:
+    """Return bytes packed as a text, which is how the server does it."""
+    return msgspec.Raw(b"\xdb" + len(record).to_bytes(4, "big") + record)
 
 
 async def forged_record(storage: RedisStorage, server: Server, stem: str, generation: str) -> bytes:

@@ -76,6 +76,30 @@ def test_whatever_stands_in_its_columns_a_record_fails_alone(
     on_a_new_directory(play)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE queues SET number = number + 100",
+        "DELETE FROM queues",
+        "UPDATE queues SET counter = x'00ff'",
+        "DROP TABLE jobs",
+        "ALTER TABLE jobs RENAME COLUMN lease TO leash",
+    ],
+)
+def test_what_is_damaged_beside_the_jobs_is_told_to_whoever_claims(change: str) -> None:
+    """As damage that a backup mends, and not as an exception of Python's that no caller is prepared for."""
+
+    async def play(bench: Bench, directory: Path) -> Any:
+        await bench.add()
+        tamper(directory, change)
+        return await answered(bench.claim())
+
+    answer = on_a_new_directory(play)
+
+    assert isinstance(answer, StorageCorruptError)
+    assert "from a backup" in str(answer)
+
+
 def every_verb(bench: Bench) -> list[Any]:
     return [
         bench.queue.get([Ref("damaged"), Ref("behind")]),

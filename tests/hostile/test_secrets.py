@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from jobq import JobQueueError, Queue, Reaper, StorageError, open_storage
 from tests.faults_redis.scenes import Work, eventually, in_loop
 from tests.servers.fixtures import Starter
-from tests.servers.secret import SECRET, WRONG, fail_if_shown
+from tests.servers.secret import SECRET, WRONG, fail_if_shown, reading_along
 from tests.servers.server import Server
 
 
@@ -133,3 +135,37 @@ def test_a_test_that_shows_the_password_fails(place: str) -> None:
 
     assert (quiet.outcome, loud.outcome) == ("passed", "failed")
     assert place in str(loud.longrepr)
+
+
+@pytest.mark.parametrize("outcome", ["failed", "skipped"])
+def test_a_test_that_shows_the_password_in_how_it_ended_says_so(outcome: Literal["failed", "skipped"]) -> None:
+    """A failure is printed, with the values that were compared: that is how a password comes into a public log."""
+    report = pytest.TestReport("x", ("x", 1, "x"), {}, outcome, f"assert 'redis://:{SECRET}@h' == ''", "call")
+
+    fail_if_shown(report)
+
+    assert report.outcome == "failed"
+    assert "its own report" in f"{report.longrepr}{report.sections}"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("text", [True, False])
+def test_what_a_program_says_into_a_pipe_is_read_along(stream: str, text: bool) -> None:
+    """A test that captures it and looks at its exit code alone would hide a password that it shows."""
+    said: list[str] = []
+    program = f"import sys; print('a word', file=sys.{stream})"
+
+    with reading_along(said.append):
+        subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=text, check=True)
+
+    assert said == ["a word\n"]
+
+
+def test_a_program_that_shows_the_password_is_told_in_the_report(request: pytest.FixtureRequest) -> None:
+    """In a section of its own, which is looked at like what a test prints."""
+    subprocess.run([sys.executable, "-I", "-S", "-c", f"print({SECRET!r})"], capture_output=True, check=True)
+
+    told = [section for section in request.node._report_sections if SECRET in section[2]]
+    request.node._report_sections = [section for section in request.node._report_sections if section not in told]
+
+    assert [section[:2] for section in told] == [("call", "from a program")]

@@ -122,7 +122,8 @@ def test_a_worker_serves_until_empty_and_until_a_signal(server: Server, queue_na
         try:
             assert asyncio.run(wait("second")) == "HELLO"
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
+            process.communicate(timeout=10)
+            assert process.returncode == 0
         finally:
             process.kill()
 

@@ -21,10 +21,12 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from jobq.clock import Clock, uniform
 from jobq.errors import ConfigError, StorageCorruptError, StorageError, StorageFullError, StorageUnavailableError
@@ -41,6 +43,9 @@ _APPLICATION_ID = 0x6A6F6271  # "jobq"
 _VERSION = 1
 _log = logging.getLogger("jobq.storage")
 
+_SENSELESS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, msgspec.MsgspecError)
+# The last two are what our own statements get where the tables are not ours any more.
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT}
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 _REASONS = {
     sqlite3.SQLITE_READONLY: ("READONLY", "is read-only: make the file and its directory writable"),
@@ -204,7 +209,8 @@ class Database:
         if guarded:
             connection.execute("SAVEPOINT operation")
         try:
-            operation.result = operation.run(connection)
+            with self._making_sense():
+                operation.result = operation.run(connection)
             self._clock.failpoint(f"{operation.name}.commit")
         except BaseException as error:
             operation.error, operation.result = self._translated(error), None
@@ -290,7 +296,8 @@ class Database:
         # Without a busy timeout: `_patiently` waits, and a checkpoint need not.
         connections += (sqlite3.connect(self._path, isolation_level=None, timeout=0.0) for _ in range(2))
         for connection in connections:
-            self._patiently(partial(self._prepare, connection), until)
+            with self._making_sense():
+                self._patiently(partial(self._prepare, connection), until)
         found = self._path.lstat()
         self._identity = (found.st_dev, found.st_ino)
         (page_size,) = connections[0].execute("PRAGMA page_size").fetchone()
@@ -399,6 +406,17 @@ class Database:
             connection.execute("DELETE FROM locks")
             connection.execute("DELETE FROM claims")
 
+    @contextlib.contextmanager
+    def _making_sense(self) -> Iterator[None]:
+        """Tell of damage where what was read is not what is written there: rows, columns and types are relied upon."""
+        try:
+            yield
+        except _SENSELESS as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> StorageCorruptError:
+        return StorageCorruptError(f"{self._path} is damaged or not a database ({error}): restore it from a backup")
+
     def _translated(self, error: BaseException) -> BaseException:
         """Return an error of ours for one of SQLite's or the system's; others stay what they are."""
         if isinstance(error, OSError):
@@ -421,8 +439,8 @@ class Database:
             )
         if code in _FULL or extended in _FULL:
             return StorageFullError(f"there is no room left for {self._path}: free disk space, then call again")
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return StorageCorruptError(f"{self._path} is damaged or not a database ({error}): restore it from a backup")
+        if code in _DAMAGED:
+            return self._damaged(error)
         if code in _REASONS:
             name, reason = _REASONS[code]
             return StorageUnavailableError(f"{self._path} {reason} ({error})", code=name)

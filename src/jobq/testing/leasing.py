@@ -6,7 +6,7 @@ import asyncio
 import unittest
 
 from jobq.job import State
-from jobq.storage.contract import WORKER_LOST, Held
+from jobq.storage.contract import WORKER_LOST, Held, Settled
 from jobq.testing.bench import LEASE, TTL, Bench, StorageCase, near, scenario
 
 
@@ -182,6 +182,20 @@ class Leasing(StorageCase):
 
         ids = [rescued.id for answer in answers for rescued in answer.rescued]
         assert len(ids) == len(set(ids)) == 20
+
+    @scenario
+    async def test_of_a_settle_and_a_rescue_one_decides(self, bench: Bench) -> None:
+        """What was settled is not rescued, and what was rescued is not settled, however close they are."""
+        for number in range(10):
+            id = f"job-{number}"
+            claim = await bench.processing(id, lease=5.0)
+            bench.clock.advance(5.25)
+
+            rescue, settled = await asyncio.gather(bench.queue.rescue(10), bench.settle(claim))
+
+            assert (settled == Settled.APPLIED) == (rescue.rescued == [])
+            assert await bench.state(id) is (State.COMPLETED if settled == Settled.APPLIED else State.FAILING)
+            await bench.cancel(id)
 
     @scenario
     async def test_rescue_says_when_to_look_again(self, bench: Bench) -> None:

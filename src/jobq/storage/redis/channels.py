@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from jobq.storage.redis.packing import Command, pack
 from jobq.storage.redis.trouble import code_of, explained, unavailable
@@ -157,8 +157,10 @@ class Channels:
             self._heard_at = loop.time()
             if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
                 end(reply)
-            else:
+            elif self._expects(reply):
                 self._receive(reply)
+            else:  # From now on nobody knows which answer belongs to what.
+                end(InvalidResponse("a reply that nobody asked for"))
 
         wire.listen(receive, lost=end)
         for subscription in self._subscriptions.values():
@@ -176,6 +178,18 @@ class Channels:
         """Wait, and tell whether the connection is still there."""
         done, _ = await asyncio.wait([lost], timeout=seconds)
         return not done
+
+    def _expects(self, reply: Any) -> bool:
+        """Tell whether a server could say that after what it was asked."""
+        if isinstance(reply, ResponseError):
+            return True
+        if not isinstance(reply, list):
+            return bool(self._asked)
+        if reply and reply[0] in _MESSAGES:
+            return len(reply) == 3 and isinstance(reply[1], bytes) and isinstance(reply[2], bytes)
+        if reply and reply[0] in _ENDS:
+            return len(reply) == 3 and isinstance(reply[1], bytes)
+        return bool(reply and self._asked)
 
     def _receive(self, reply: Any) -> None:
         if isinstance(reply, ResponseError):

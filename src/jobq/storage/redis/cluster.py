@@ -128,6 +128,8 @@ class Cluster:
     async def call_everywhere(self, command: Command) -> list[Any]:
         deadline = asyncio.get_running_loop().time() + self._time_limit
         calls = [self._send(place, command, deadline) for place in self._slots.masters()]
+        if not calls:
+            raise unavailable(self._address, "no node has any slots")
         replies = await asyncio.gather(*calls, return_exceptions=True)
         errors = [reply for reply in replies if isinstance(reply, BaseException)]
         away = [error for error in errors if isinstance(error, StorageUnavailableError)]

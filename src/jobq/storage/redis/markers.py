@@ -19,7 +19,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from jobq.errors import StorageError
 from jobq.storage.redis.packing import Command
@@ -231,11 +231,10 @@ class Markers:
             self._round, self._interrupted = frozenset(self._waiters), False
             async with asyncio.timeout(lasting + GRACE):
                 reply = await self._ask(wire, command)
+            key = None if reply is None else self._popped(reply)
             self._round = frozenset()
-            if reply is not None:
-                key = reply[0].decode()
-                if key != self._control:
-                    self._hand_on(key)
+            if key is not None and key != self._control:
+                self._hand_on(key)
 
     async def _ask(self, wire: Wire, command: Command) -> Any:
         try:
@@ -248,6 +247,13 @@ class Markers:
             await asyncio.sleep(_PAUSE)
             self._wake_all()
             return None
+
+    def _popped(self, reply: Any) -> str:
+        """Return from which list a marker came; raise for what is no answer to the BLPOP that is on its way."""
+        for key in (self._control, *self._round):
+            if isinstance(reply, list) and len(reply) == 2 and reply[0] == key.encode():
+                return key
+        raise InvalidResponse("no answer to a BLPOP")
 
     def _lists(self) -> list[str]:
         """Return the lists to wait on, each of them first in its turn, since a server looks at them in order."""

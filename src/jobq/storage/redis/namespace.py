@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import Any, Protocol
+from operator import index
+from typing import Any, Protocol, TypeVar
 
 from jobq.clock import Clock
 from jobq.errors import StorageCorruptError, StorageError
@@ -38,8 +39,14 @@ from jobq.storage.redis.records import (
     tail,
     token_bytes,
 )
+from jobq.storage.redis.trouble import garbled
 
-_HELD = (Held.LOST, Held.HELD, Held.CANCEL_ASKED)
+A = TypeVar("A")
+
+_HELD = {0: Held.LOST, 1: Held.HELD, 2: Held.CANCEL_ASKED}
+_FOUND = {0: None, **{number: state for state, number in NUMBERS.items()}}
+"""What scripts answer for a job in a state, or for none."""
+_YES = {0: False, 1: True}
 _PAGE = 500
 _ADDED_AT_ONCE = 128
 _TAKEN_AT_ONCE = 2000
@@ -98,32 +105,31 @@ class RedisNamespace:
         arguments: list[Part] = []
         for job in jobs:
             arguments += (job.id, job.nonce, milli(job.delay), -job.priority, job.reply_to or "", tail(job))
-        answers = await self._run("add", arguments)
-        return [self._snapshot(job.id, answer) for job, answer in zip(jobs, answers, strict=True)]
+        return await self._run(
+            "add",
+            arguments,
+            lambda answers: [_snapshot(job.id, answer) for job, answer in zip(jobs, _items(answers), strict=True)],
+        )
 
     async def claim(self, worker_id: str, lease: float, limit: int, nonce: str) -> Claimed:
         session, _, number = nonce.rpartition(".")
         arguments = (worker_id, milli(lease), min(limit, _TAKEN_AT_ONCE), session, number, self._clock.random_bytes(5))
-        next_in, taken, rescued, longest = await self._run("claim", arguments)
-        self._longest_sleep = min(self._longest_sleep, longest / 1e3)  # A server that lost its data must be told again.
-        claims = []
-        for id, raw in zip(taken[::2], taken[1::2], strict=True):
-            # The script reads only the head of a record. If the rest is damaged, the job is left to its lease, and
-            # whoever reads it is told; the others of this claim must not be lost with it.
-            # So is one whose id is no UTF-8, since nobody could have added it.
-            with suppress(StorageCorruptError, UnicodeDecodeError):
-                claims.append(read_claim(id.decode(), raw))
-        return Claimed(claims, _rescued(rescued), _seconds(next_in))
+        claimed, longest = await self._run("claim", arguments, _claimed)
+        self._longest_sleep = min(self._longest_sleep, longest)  # A server that lost its data must be told again.
+        return claimed
 
     async def extend(self, claims: Sequence[tuple[str, str]], lease: float) -> Sequence[HeldAnswer]:
         arguments: list[Part] = [milli(lease)]
         for id, token in claims:
             arguments += (id, token_bytes(token))
-        answers = await self._run("extend", arguments)
-        return [
-            _HELD[answer] if isinstance(answer, int) else _problem(id, answer)
-            for (id, _), answer in zip(claims, answers, strict=True)
-        ]
+        return await self._run(
+            "extend",
+            arguments,
+            lambda answers: [
+                _HELD[answer] if isinstance(answer, int) else _problem(id, answer)
+                for (id, _), answer in zip(claims, _items(answers), strict=True)
+            ],
+        )
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettleAnswer]:
         if not settlements:
@@ -133,45 +139,50 @@ class RedisNamespace:
             outcome = one.result if one.state is State.COMPLETED else one.error
             arguments += (one.id, token_bytes(one.token), NUMBERS[one.state], milli(one.ttl), milli(one.delay))
             arguments += (int(outcome is not None), outcome or b"")
-        answers = await self._run("settle", arguments)
-        return [
-            SETTLED_ANSWERS.get(answer) or corrupt(one.id, f"it was settled as {answer}")
-            if isinstance(answer, int)
-            else _problem(one.id, answer)
-            for one, answer in zip(settlements, answers, strict=True)
-        ]
+        return await self._run(
+            "settle",
+            arguments,
+            lambda answers: [
+                SETTLED_ANSWERS.get(answer) or corrupt(one.id, f"it was settled as {answer}")
+                if isinstance(answer, int)
+                else _problem(one.id, answer)
+                for one, answer in zip(settlements, _items(answers), strict=True)
+            ],
+        )
 
     async def cancel(self, id: str, running: bool, nonce: str) -> State | None:
-        return self._state(id, await self._run("cancel", (id, nonce, int(running))))
+        return await self._change("cancel", id, (nonce, int(running)))
 
     async def revive(self, id: str, nonce: str) -> State | None:
-        return self._state(id, await self._run("revive", (id, nonce)))
+        return await self._change("revive", id, (nonce,))
 
     async def retain(self, id: str, ttl: float, nonce: str) -> State | None:
-        return self._state(id, await self._run("retain", (id, nonce, milli(ttl))))
+        return await self._change("retain", id, (nonce, milli(ttl)))
 
     async def rescue(self, limit: int) -> Rescue:
-        next_in, rescued = await self._run("rescue", (min(limit, _TAKEN_AT_ONCE),))
-        return Rescue(_rescued(rescued), _seconds(next_in))
+        return await self._run("rescue", (min(limit, _TAKEN_AT_ONCE),), _rescue)
 
     async def prune(self, limit: int) -> int:
         """Do nothing, as a rule: the server itself removes a record when it has lingered."""
         removed = 0
         if self._counts_time:
             async for ids in self._ids():
-                removed += await self._run("prune", ids[: limit - removed])
+                removed += await self._run("prune", ids[: limit - removed], index)
         return removed
 
     async def get(self, refs: Sequence[Ref]) -> Sequence[GetAnswer]:
         arguments: list[Part] = []
         for ref in refs:
             arguments += (ref.id, ref.generation or "", ref.reply_to or "")
-        answers = await self._run("get", arguments)
-        return [self._snapshot(ref.id, answer) for ref, answer in zip(refs, answers, strict=True)]
+        return await self._run(
+            "get",
+            arguments,
+            lambda answers: [_snapshot(ref.id, answer) for ref, answer in zip(refs, _items(answers), strict=True)],
+        )
 
     async def wait_for_work(self, timeout: float) -> bool:
         if timeout > self._longest_sleep:
-            next_in = _seconds(await self._run("rest", (milli(timeout),)))
+            next_in = await self._run("rest", (milli(timeout),), _seconds)
             self._longest_sleep = timeout
             if next_in is not None and next_in < timeout:
                 return True  # It came before the server knew of this sleeper, so that nobody was woken for it.
@@ -193,24 +204,23 @@ class RedisNamespace:
         return watch
 
     async def hold(self, name: str, owner: str, ttl: float) -> bool:
-        return bool(await self._run("hold", (name, owner, milli(ttl))))
+        return await self._run("hold", (name, owner, milli(ttl)), lambda answer: _YES[answer])
 
     async def release(self, name: str, owner: str) -> None:
-        await self._run("release", (name, owner))
+        await self._run("release", (name, owner), lambda answer: _YES[answer])
 
     async def counts(self) -> Counts:
         counts: dict[State, int] = {}
         async for ids in self._ids():
-            for state in await self._run("census", ids):
-                if 0 < state < NUMBERS[State.CANCELLED]:
-                    counts[STATES[state - 1]] = counts.get(STATES[state - 1], 0) + 1
+            for _, state in await self._census(ids):
+                if state is not None and state is not State.CANCELLED:
+                    counts[state] = counts.get(state, 0) + 1
         return counts
 
     async def page(self, state: State, after: str, limit: int) -> Sequence[Snapshot]:
         wanted: set[str] = set()
         async for ids in self._ids():
-            states = await self._run("census", ids)
-            wanted |= {id for id, found in zip(ids, states, strict=True) if found == NUMBERS[state] and id > after}
+            wanted |= {id for id, found in await self._census(ids) if found is state and id > after}
         found: list[Snapshot] = []
         for some in _chunks(sorted(wanted)[:limit]):
             answers = await self.get([Ref(id) for id in some])
@@ -220,14 +230,29 @@ class RedisNamespace:
     async def workers(self) -> Sequence[tuple[str, int]]:
         leases = await self._commands.call(self._stem, ("ZRANGE", f"{self._stem}leases", 0, -1))
         held: dict[str, int] = {}
-        ids = _readable(lease[TOKEN_SIZE:] for lease in leases)
+        ids = _read("ZRANGE", leases, lambda leases: _readable(lease[TOKEN_SIZE:] for lease in _items(leases)))
         for some in _chunks(ids):
             for answer in await self.get([Ref(id) for id in some]):
                 if isinstance(answer, Snapshot) and answer.state is State.PROCESSING:
                     held[answer.worker_id or ""] = held.get(answer.worker_id or "", 0) + 1
         return sorted(held.items())
 
-    async def _run(self, verb: str, arguments: Sequence[Part]) -> Any:
+    async def _census(self, ids: Sequence[str]) -> list[tuple[str, State | None]]:
+        return await self._run(
+            "census",
+            ids,
+            lambda answers: [(id, _FOUND[number]) for id, number in zip(ids, _items(answers), strict=True)],
+        )
+
+    async def _change(self, verb: str, id: str, arguments: Sequence[Part]) -> State | None:
+        found = await self._run(
+            verb, (id, *arguments), lambda answer: _problem(id, answer) if isinstance(answer, list) else _FOUND[answer]
+        )
+        if isinstance(found, StorageCorruptError):
+            raise found
+        return found
+
+    async def _run(self, verb: str, arguments: Sequence[Part], read: Callable[[Any], A]) -> A:
         self._clock.failpoint(f"{verb}.before")
         if self._counts_time:
             times: tuple[Part, Part] = (micro(self._clock.now()), micro(self._clock.monotonic()))
@@ -235,20 +260,7 @@ class RedisNamespace:
             times = ("", "")
         answer = await self._commands.run(self._stem, verb, times, arguments)
         self._clock.failpoint(f"{verb}.after")
-        return answer
-
-    def _snapshot(self, id: str, answer: Any) -> Snapshot | StorageError | None:
-        if isinstance(answer, list):
-            return _problem(id, answer)
-        try:
-            return read_snapshot(id, answer) if answer else None
-        except StorageCorruptError as error:
-            return error
-
-    def _state(self, id: str, answer: Any) -> State | None:
-        if isinstance(answer, list):
-            raise _problem(id, answer)
-        return STATES[answer - 1] if answer else None
+        return _read(verb, answer, read)
 
     async def _ids(self) -> AsyncIterator[list[str]]:
         """Look through all of the queue's ids, some at a time; slow where the server keeps much else."""
@@ -256,12 +268,13 @@ class RedisNamespace:
         pattern = "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in start) + "*"
         cursor, seen = 0, set[str]()
         while True:
-            cursor, keys = await self._commands.call(self._stem, ("SCAN", cursor, "MATCH", pattern, "COUNT", _PAGE))
+            answer = await self._commands.call(self._stem, ("SCAN", cursor, "MATCH", pattern, "COUNT", _PAGE))
+            cursor, keys = _read("SCAN", answer, _scanned)
             ids = set(_readable(key[len(start.encode()) :] for key in keys)) - seen
             seen |= ids  # A scan may show a key more than once.
             for some in _chunks(sorted(ids)):
                 yield some
-            if int(cursor) == 0:
+            if cursor == 0:
                 return
 
     def _reply_channel(self, watch: RedisWatch) -> str:
@@ -281,6 +294,54 @@ class RedisNamespace:
             await self._commands.unsubscribe(self._reply_channel(watch))
             if not self._watches:
                 await self._commands.unsubscribe(self._events)
+
+
+def _read(asked: str, answer: Any, read: Callable[[Any], A]) -> A:
+    """Read an answer; what is none to what was asked, and thus comes of no script of ours, is told as such."""
+    try:
+        return read(answer)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise garbled(asked) from error
+
+
+def _items(answer: Any) -> list[Any]:
+    if not isinstance(answer, list):
+        raise TypeError("no list")
+    return answer
+
+
+def _snapshot(id: str, answer: Any) -> Snapshot | StorageError | None:
+    if isinstance(answer, list):
+        return _problem(id, answer)
+    try:
+        return None if answer == b"" else read_snapshot(id, answer)
+    except StorageCorruptError as error:
+        return error
+
+
+def _claimed(answer: Any) -> tuple[Claimed, float]:
+    """Return what was claimed, and for how long the server believes that anybody sleeps."""
+    next_in, taken, rescued, longest = _items(answer)
+    claims = []
+    for id, raw in zip(taken[::2], taken[1::2], strict=True):
+        # The script reads only the head of a record. If the rest is damaged, the job is left to its lease, and
+        # whoever reads it is told; the others of this claim must not be lost with it.
+        # So is one whose id is no UTF-8, since nobody could have added it.
+        with suppress(StorageCorruptError, UnicodeDecodeError):
+            claims.append(read_claim(id.decode(), raw))
+    return Claimed(claims, _rescued(rescued), _seconds(next_in)), longest / 1e3
+
+
+def _rescue(answer: Any) -> Rescue:
+    next_in, rescued = _items(answer)
+    return Rescue(_rescued(rescued), _seconds(next_in))
+
+
+def _scanned(answer: Any) -> tuple[int, list[bytes]]:
+    cursor, keys = _items(answer)
+    if not all(isinstance(key, bytes) for key in _items(keys)):
+        raise TypeError("no keys")
+    return int(cursor), keys
 
 
 def text(data: bytes) -> str:
@@ -310,7 +371,10 @@ def _seconds(micros: int) -> float | None:
 
 
 def _rescued(rows: Iterable[list[Any]]) -> list[Rescued]:
-    return [Rescued(text(id), text(generation), STATES[state - 1], count) for id, generation, state, count in rows]
+    return [
+        Rescued(text(id), text(generation), STATES[index(state) - 1], index(count))
+        for id, generation, state, count in rows
+    ]
 
 
 def _chunks(ids: Sequence[str]) -> Iterable[list[str]]:

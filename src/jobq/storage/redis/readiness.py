@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 
 from jobq.errors import StorageError
+from jobq.storage.redis.trouble import garbled
 
 OLDEST = (7, 0)
 """The first Redis whose scripts can be told to run while memory is full."""
 
 
-def refuse_unfit(address: str, info: bytes, *, allow_eviction: bool, cluster: bool) -> None:
+def refuse_unfit(address: str, info: object, *, allow_eviction: bool, cluster: bool) -> None:
     """Look at a server's ``INFO``.
 
     Raises:
         StorageError: with code ``MISCONFIGURED``; the message names what to change.
+        StorageUnavailableError: with code ``GARBLED``; that is no ``INFO``.
     """
+    if not isinstance(info, bytes):
+        raise garbled("INFO")
     said = dict(re.findall(r"^(\w+):(.*?)\r?$", info.decode("utf-8", "replace"), re.MULTILINE))
     version = said.get("redis_version", "0")
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
@@ -33,12 +37,15 @@ def refuse_unfit(address: str, info: bytes, *, allow_eviction: bool, cluster: bo
         raise _unfit(address, "is a node of a Cluster; write redis+cluster:// in its URL")
 
 
-def refuse_forbidden(address: str, answer: bytes) -> None:
+def refuse_forbidden(address: str, answer: object) -> None:
     """Look at the answer of the script ``check``.
 
     Raises:
         StorageError: with code ``MISCONFIGURED``; the message names the command and the key.
+        StorageUnavailableError: with code ``GARBLED``; that is no answer of the script.
     """
+    if not isinstance(answer, bytes):
+        raise garbled("the script check")
     if answer:
         raise _unfit(
             address,

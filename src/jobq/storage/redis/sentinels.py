@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from redis.exceptions import RedisError
+from redis.exceptions import InvalidResponse, RedisError
 
 from jobq.storage.redis.settings import Settings
 from jobq.storage.redis.trouble import unavailable
@@ -50,4 +50,7 @@ class Sentinels:
             answer = await wire.ask(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._settings.target.service))
         finally:
             await wire.close()
-        return None if answer is None else Place(answer[0].decode(), int(answer[1]))
+        try:
+            return None if answer is None else Place(answer[0].decode(), int(answer[1]))
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise InvalidResponse(f"no address of a master: {error}") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from redis.crc import key_slot
-from redis.exceptions import RedisError
+from redis.exceptions import InvalidResponse, RedisError
 
 from jobq.errors import StorageError
 from jobq.storage.redis.link import Link
@@ -82,10 +82,16 @@ class Slots:
     def _read(self, answer: Any, asked: Place) -> None:
         owners: list[Place | None] = [None] * SLOTS
         known = dict.fromkeys(self._settings.target.places)
-        for first, last, *nodes in answer:
-            places = [_place(node, asked) for node in nodes]
-            known |= dict.fromkeys(places)
-            owners[first : last + 1] = places[:1] * (last + 1 - first)
+        try:
+            if not isinstance(answer, list):
+                raise TypeError("no list")
+            for first, last, *nodes in answer:
+                places = [_place(node, asked) for node in nodes]
+                known |= dict.fromkeys(places)
+                for slot in range(first, last + 1):
+                    owners[slot] = places[0]
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise InvalidResponse(f"no map of slots: {error}") from error
         self._owners, self._known = owners, list(known)
 
     def _explained(self, error: Exception) -> StorageError:

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -182,7 +183,8 @@ class RedisStorage(Connection):
         one = script("check")
         for way, body in (("EVAL", one.text), ("EVALSHA", one.digest)):
             command: Command = (way, body, 2, stem, self.events(stem), 1, 1, self._publish)
-            refuse_forbidden(address, await self._servers.call(stem, command))
+            with suppress(NoScript):  # Somebody flushed the scripts between the two; it may be run by its digest.
+                refuse_forbidden(address, await self._servers.call(stem, command))
         leave = "SUNSUBSCRIBE" if self._cluster else "UNSUBSCRIBE"
         commands: list[Command] = [("BLPOP", f"{stem}check", 0.01), ("SCAN", 0, "COUNT", 1), (leave, f"{stem}check")]
         for command in commands:

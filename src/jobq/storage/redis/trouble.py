@@ -8,7 +8,8 @@ READONLY, MASTERDOWN, CLUSTERDOWN, TRYAGAIN, a slot on the move …
 OOM, MISCONF (it cannot save, mostly because its disk is full)        `StorageFullError`
 WRONGTYPE, JOBQFORMAT (our scripts' own)                              `StorageCorruptError`
 NOAUTH, WRONGPASS, NOPERM, a wrong database, TLS refused              `StorageError`, code ``MISCONFIGURED``
-NOSCRIPT                                                              `NoScript`: the caller sends the text
+NOSCRIPT, to a digest                                                 `NoScript`: the caller sends the text
+a reply that no server gives to that command                          `StorageUnavailableError`, code ``GARBLED``
 anything else                                                         `StorageError`
 ====================================================================  ==============================================
 """
@@ -53,6 +54,15 @@ def unavailable(address: str, what: object) -> StorageUnavailableError:
     )
 
 
+def garbled(asked: str) -> StorageUnavailableError:
+    """Say that a reply cannot be one to what was asked."""
+    return StorageUnavailableError(
+        f"the reply to {asked} cannot be read: the outcome is unknown; see that a Redis or Valkey server answers there "
+        "and nothing changes what it says, then call again with the same id",
+        code="GARBLED",
+    )
+
+
 def misconfigured(address: str, what: str) -> StorageError:
     """Say what must be set right before it can work."""
     return StorageError(f"{address} cannot be used: {what}", code=MISCONFIGURED)
@@ -72,7 +82,7 @@ def explained(address: str, error: BaseException, command: object = None) -> Sto
     if isinstance(error, StorageError):
         return error
     code, text = code_of(error), _text(error)
-    if code == "NOSCRIPT":
+    if code == "NOSCRIPT" and _name(command) == "EVALSHA":
         return NoScript(text)
     if code in _SETUP or _is_setup(error, text):
         doing = f" ({_name(command)})" if command else ""

@@ -119,11 +119,15 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._replies.feed(data)
-        try:
-            while (reply := self._replies.gets()) is not _NOTHING:
-                self._receive(reply)
-        except InvalidResponse as error:
-            self._end(error)
+        while True:
+            try:
+                reply = self._replies.gets()
+            except Exception as error:  # Of redis-py also any other, for an error reply that it cannot take apart.
+                self._end(InvalidResponse(f"{type(error).__name__}: {error}"))
+                return
+            if reply is _NOTHING:
+                return
+            self._receive(reply)
 
     def pause_writing(self) -> None:
         self.full = True
@@ -287,12 +291,18 @@ class Dialer:
 
 
 async def opened(connection: AbstractConnection, place: Place) -> Wire:
-    """Open a connection of redis-py."""
+    """Open a connection of redis-py.
+
+    Raises:
+        RedisError, OSError: that was not possible.
+    """
     connect = cast(Callable[[], Awaitable[None]], connection.connect)
     try:
         await connect()
-    except BaseException:
+    except BaseException as error:
         await connection.disconnect(nowait=True)  # redis-py leaves it half open when cancelled.
+        if isinstance(error, (TypeError, ValueError, LookupError, AttributeError)):
+            raise InvalidResponse(f"{type(error).__name__}: {error}") from error  # It took a reply for another.
         raise
     return Wire(connection, place)
 
