@@ -17,7 +17,7 @@ FILE = (
         "a worker that was given up overwrites its successor's work",
         "WHERE queue = ? AND id = ? AND token = ? AND cancel_asked = 0",
         "WHERE queue = ? AND id = ? AND (token = ? OR token IS NOT NULL) AND cancel_asked = 0",
-        _file("an_old_token_cannot_settle_the_next_attempt"),
+        _file("the_token_of_a_lapsed_claim_cannot_settle_the_next_attempt"),
         quick=True,
     ),
     Mutant(

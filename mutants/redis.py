@@ -27,7 +27,7 @@ REDIS = (
         "a worker that was given up overwrites its successor's work",
         "holder == token and cancel_asked == 0",
         "cancel_asked == 0",
-        _valkey("an_old_token_cannot_settle_the_next_attempt"),
+        _valkey("the_token_of_a_lapsed_claim_cannot_settle_the_next_attempt"),
     ),
     Mutant(
         "redis-plain-end-of-a-cancelled-run",

@@ -99,6 +99,22 @@ class Settling(StorageCase):
                 assert await bench.settle(new) == Settled.APPLIED, id
 
     @scenario
+    async def test_the_token_of_a_lapsed_claim_cannot_settle_the_next_attempt(self, bench: Bench) -> None:
+        """Its worker was silent for too long, and comes back while another runs the job."""
+        for late in OUTCOMES:
+            id = f"late-{late}"
+            old = await bench.processing(id, lease=5.0)
+            bench.clock.advance(5.25)
+            await bench.queue.rescue(100)
+            new = await bench.take()
+            before = await bench.picture((id,))
+
+            assert await bench.settle(old, late, result=b"late", error=b"late", ttl=1.0) == Settled.LOST, id
+
+            assert await bench.picture((id,)) == before, id
+            assert await bench.settle(new) == Settled.APPLIED, id
+
+    @scenario
     async def test_a_wrong_token_is_lost(self, bench: Bench) -> None:
         """Of another job, cut, extended or invented; nothing changes."""
         claim = await bench.processing()
