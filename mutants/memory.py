@@ -225,8 +225,8 @@ MEMORY = (
         "memory-wake-up-lost-with-a-cancelled-sleeper",
         _FILE,
         "a job that is ready lies until somebody looks by chance",
-        "            if sleeper.woken:\n",
-        "            if False:\n",
+        "                if sleeper.woken or due_in is not None:",
+        "                if due_in is not None:",
         _memory("a_cancelled_sleeper_passes_its_wake_up_on"),
     ),
     Mutant(
@@ -250,8 +250,8 @@ MEMORY = (
         "memory-claim-wakes-nobody-for-its-lapse",
         "storage/memory.py",
         "the job of a worker that dies waits until somebody wakes up by chance",
-        "        elif taken:\n            self._wake_if_earlier(lease)\n",
-        "",
+        "            self._wake_if_earlier(due_in)  # What the claimer knew of it may be too busy for by then.\n",
+        "            pass\n",
         _memory("a_claim_wakes_a_sleeper_who_would_sleep_through_its_lapse"),
     ),
     Mutant(

@@ -87,7 +87,8 @@ class Workers:
             try:
                 return await self._run(job)
             except asyncio.CancelledError:
-                ledger.interrupted(job)
+                if alive():
+                    ledger.interrupted(job)
                 raise
             finally:
                 if alive():

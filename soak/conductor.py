@@ -79,14 +79,14 @@ class Conductor:
         asking = troupe.of("producer", "waiter")
         while (now := time.monotonic()) < until:
             nemesis.step(now)
-            troupe.attend()
+            self._look_after(troupe)
             if askers and all(player.ended for player in asking):
                 return True
-            self._rest()
         return False
 
-    def _rest(self) -> None:
+    def _look_after(self, troupe: Troupe) -> None:
         began_at = time.monotonic()
+        troupe.attend()
         time.sleep(_TICK)
         if (seconds := time.monotonic() - began_at) > _LATE:
             self._audit.note("still", f"{seconds:.1f}")
@@ -97,8 +97,7 @@ class Conductor:
         until = time.monotonic() + _SURVEY_PATIENCE
         while surveyor.poll() is None and time.monotonic() < until:
             nemesis.step(time.monotonic())
-            troupe.attend()
-            self._rest()
+            self._look_after(troupe)
         code = surveyor.poll()
         self._audit.note("died", surveyor.title, "late" if code is None else code)
         troupe.players.append(surveyor)

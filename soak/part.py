@@ -39,7 +39,7 @@ class Part:
             worker_id=self.name,
             concurrency=self.plan.concurrency,
             max_attempts=MANY_ATTEMPTS,
-            block_timeout=self.plan.lease,
+            block_timeout=0.5,
             visibility_timeout=self.plan.lease,
             result_ttl=RESULT_TTL,
             retry=FixedDelay(0.05),

@@ -77,7 +77,10 @@ class FileStage:
 
     def held_by(self, process: int) -> bool:
         """Look among the locks that the kernel tells of, such as ``1: POSIX ADVISORY WRITE 4711 fd:01:812 120 120``."""
-        shared = str(Path(f"{self._path}-shm").stat().st_ino)
+        try:
+            shared = str(Path(f"{self._path}-shm").stat().st_ino)
+        except FileNotFoundError:  # Nobody has it open.
+            return False
         for line in Path("/proc/locks").read_text().splitlines():
             _, kind, *_, mode, owner, file, first, last = line.split()
             ours = (kind, mode, owner, file.rpartition(":")[2]) == ("POSIX", "WRITE", str(process), shared)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import math
 from collections.abc import Awaitable, Callable
 from types import CoroutineType
 from typing import Any, Generic, Literal, TypeVar
@@ -118,7 +119,7 @@ class Executor(Generic[P, R]):
         return _completed(claim, value, result, claim.result_ttl)
 
     async def timed_out(self, running: Running) -> Outcome:
-        """Judge a job whose time is over, whether its handler has ended or not; one that waits for the hook has."""
+        """Judge a job whose time is over; if the hook still reviews what its handler did, that stands."""
         standing: Outcome | None = running.standing
         if standing is not None:
             return standing
@@ -234,6 +235,8 @@ class Executor(Generic[P, R]):
         running.reviewed = True
         if running.reason is None:
             running.standing = standing
+        elif running.reason == "job_timeout":
+            running.renew_until = math.inf  # The handler has ended, and the hook may take its time.
         try:
             answer = self._after_execution(context)
             if inspect.isawaitable(answer):

@@ -113,17 +113,17 @@ class Worker:
         """A set in the order of claiming, so that a history can be repeated."""
         self._unsettled = 0
         self._looks = Looks(options.block_timeout, options.worker_id, vigilant=is_vigilant(storage))
-        self._stopping = False
-        self._stop_at = 0.0
-        self._ended = False
+        self._stopping = self._ended = self._troubled = False
+        self._stop_at, self._next_lapse = 0.0, math.inf
         self._changed = asyncio.Event()
         self._asleep = self._awakened = False
         """Whether the claimer sleeps; whether it was us who cancelled it, and only to end its sleep."""
         self._lease_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._troubled = False
         self._unanswered: tuple[str, float] | None = None
         """The nonce of a claim whose outcome is unknown, and when it was first sent."""
+        self._looked_since = True
+        """Whether a look has begun since somebody asked to be told when nothing is left."""
         self.until_empty = False
         """Whether somebody waits for `drained`."""
         self.deserted = asyncio.Event()
@@ -171,6 +171,7 @@ class Worker:
     def tell_when_empty(self) -> None:
         """Look whether anything is left, and set `drained` once nothing is; what an earlier look found is past."""
         self.until_empty = True
+        self._looked_since = False
         self.drained.clear()
         self._awaken()
 
@@ -216,6 +217,7 @@ class Worker:
 
     async def _take(self, limit: int) -> _Taken | None:
         """Claim some jobs; None after trouble."""
+        self._looked_since = True
         nonce, sent_at = self._name_request()
         claimed = await self._claim(limit, nonce)
         if claimed is None:
@@ -309,6 +311,8 @@ class Worker:
 
     async def _wait_for_work(self, next_in: float | None) -> None:
         """Sleep until a claim is worth it."""
+        if not self._looked_since:
+            return
         if next_in is None and not self._running and not self._unsettled:
             self.drained.set()
         timeout = math.inf if next_in is None else next_in
@@ -362,7 +366,7 @@ class Worker:
             self._decide(running, Outcome(Settlement(claim.id, claim.token, State.QUEUED)))
             return
         self._group.held[claim.token] = running
-        if self._lease_timer is None:
+        if lease_until < self._next_lapse:  # A claim that was answered late may lapse before those that are held.
             self._watch_leases()
         if options.job_timeout is not None:
             running.tick = self._timeouts.add(JobTime(running, self._time_is_over), options.job_timeout)
@@ -393,7 +397,7 @@ class Worker:
         if running.decided or running.reason == "stopping":
             return  # What a stop has asked to end is given back once it has ended, or left to its lease.
         if running.reviewed and running.standing is None:
-            return  # The hook is told already that the time is over, or that the handler was asked to end.
+            return  # Its handler was asked to end, and the hook is told so already.
         if running.reason is None:
             self._abort(running, "job_timeout")
             if self._can_be_cancelled(running):
@@ -415,14 +419,16 @@ class Worker:
 
     def _watch_leases(self) -> None:
         """Fence what is past its local deadline, then sleep until the next deadline."""
-        self._lease_timer = None
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        self._lease_timer, self._next_lapse = None, math.inf
         now = self._clock.monotonic()
         for running in list(self._group.held.values()):
             if running.lease_until <= now:
                 self._lost(running)
         if self._group.held:
-            next_in = min(running.lease_until for running in self._group.held.values()) - now
-            self._lease_timer = self._loop.call_later(max(next_in, 0.001), self._watch_leases)
+            self._next_lapse = min(running.lease_until for running in self._group.held.values())
+            self._lease_timer = self._loop.call_later(max(self._next_lapse - now, 0.001), self._watch_leases)
 
     def _lost(self, running: Running) -> None:
         """Stop a run whose lease is lost: somebody else decides about the job now."""

@@ -171,6 +171,14 @@ def is_scheme(text: str) -> bool:
     return _SCHEME.fullmatch(text) is not None
 
 
+def wrong_loop(what: str, name: str) -> JobQueueError:
+    """Return the error of a call to a queue or a reaper that lives in another event loop."""
+    return JobQueueError(
+        f"{what} {name!r} was started in another event loop: use it there, or make one {what} per loop",
+        code="WRONG_LOOP",
+    )
+
+
 def _finite(option: str, value: object, wanted: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{option}={shown(value)}: must be {wanted}, not {type(value).__name__}")
@@ -181,11 +189,3 @@ def _finite(option: str, value: object, wanted: str) -> float:
     if not math.isfinite(number):
         raise ConfigError(f"{option}={shown(value)}: must be finite")
     return number
-
-
-def wrong_loop(what: str, name: str) -> JobQueueError:
-    """Return the error of a call to a queue or a reaper that lives in another event loop."""
-    return JobQueueError(
-        f"{what} {name!r} was started in another event loop: use it there, or make one {what} per loop",
-        code="WRONG_LOOP",
-    )

@@ -221,7 +221,8 @@ class Queue(Generic[P, R]):
             self._stopping = loop.create_task(self._close(opened, wait))
             self._stopping.add_done_callback(self._stopped)
         inside = current_worker.get()
-        if (inside is None or inside() is not opened.worker) and not calling:
+        handler_of = None if inside is None else inside()
+        if (handler_of is None or handler_of is not opened.worker) and not calling:
             await asyncio.shield(self._stopping)
 
     async def __aenter__(self) -> Queue[P, R]:

@@ -158,6 +158,8 @@ class Reaper:
         Awaited inside a listener, it begins the stop and returns at once. Cancelled, it goes on in the background.
         """
         loop = asyncio.get_running_loop()
+        if self._abandoned():
+            return  # What it left behind ended with its loop; the next start forgets it.
         if self._started and self._loop is not loop:
             raise wrong_loop("reaper", self.name)
         stopping = loop.create_task(self._stop())

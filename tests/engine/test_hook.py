@@ -507,10 +507,12 @@ def test_a_hook_that_outlasts_the_lease_decides_nothing_any_more() -> None:
         async def think(context: Context) -> None:
             await passing(60.0)
 
-        storage = OnLoop(MemoryStorage(clock=VirtualClock()))
-        queue = Queue[Any, Any](
-            storage, after_execution=think, max_attempts=1, visibility_timeout=30.0, job_timeout=1.0
-        )
+        async def away(*arguments: Any) -> None:
+            raise StorageUnavailableError("away")
+
+        gated = Gated(OnLoop(MemoryStorage(clock=VirtualClock())))
+        gated.replaced["extend"] = away
+        queue = Queue[Any, Any](gated, after_execution=think, max_attempts=1, visibility_timeout=30.0, job_timeout=1.0)
         events, ended = Events(queue), asyncio.Event()
 
         @queue.execute

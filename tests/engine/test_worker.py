@@ -962,6 +962,42 @@ def test_a_renewal_whose_answer_came_late_counts_from_before_it_was_sent() -> No
     assert lost_at == pytest.approx(sent_at + 30.0, abs=0.1)
 
 
+def test_a_claim_that_came_late_is_fenced_at_its_own_deadline() -> None:
+    """Although the leases of the others, which were renewed meanwhile, last longer."""
+
+    async def main() -> tuple[list[tuple[Any, ...]], float]:
+        storage = MemoryStorage(clock=VirtualClock())
+        namespace, gated, sent = storage.namespace("default"), Gated(OnLoop(storage)), list[float]()
+        queue, waiting = Queue[Any, Any](gated, visibility_timeout=30.0, concurrency=2), Waiting()
+        events, loop = Events(queue), asyncio.get_running_loop()
+        queue.execute(waiting)
+
+        async def slowly(*arguments: Any) -> Any:
+            claimed = await namespace.claim(*arguments)
+            if [claim.id for claim in claimed.claims] == ["late"]:
+                sent.append(loop.time())
+                await passing(25.0)
+            return claimed
+
+        async def away(*arguments: Any) -> Any:
+            raise StorageUnavailableError("away")
+
+        gated.replaced["claim"] = slowly
+        async with queue:
+            await queue.enqueue("early", 1)
+            await waiting.begun()
+            await passing(36.0)
+            await queue.enqueue("late", 2)
+            await waiting.begun(2, within=100)
+            gated.replaced["extend"] = away
+            await events.until("lease_lost", within=100)
+            return events.of("lease_lost"), loop.time() - sent[0]
+
+    lost, after = in_virtual_time(main)
+    assert lost == [("late",)]
+    assert after == pytest.approx(30.0, abs=0.1)
+
+
 def test_a_worker_renews_the_leases_of_very_many_jobs() -> None:
     """In several requests, each for others of them."""
 

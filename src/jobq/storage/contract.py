@@ -65,7 +65,8 @@ Invariants
     changes nothing more, also after the job has ended, expired, been revived, or been replaced by another add.
     A repeated claim gets those of its claims that still stand; one that took nothing may take what has become ready
     since. A record keeps the last token that settled it and what was answered, and remembers those before like
-    nonces, so a repeated settle is answered as at first, also after another claim, its settle or an expiry.
+    nonces, so a repeated settle is answered as at first, also after another claim, its settle or an expiry. A storage
+    may forget the earliest of more than `MOST_REMEMBERED` requests about one job.
 9.  **Linger.** Absent is a way of reading, not a deletion. A job cancelled, or completed with ``ttl=0``, expires at
     once, and is absent for everyone except a request that repeats its nonce and a `get` that names its generation. Its
     record may be removed `LINGER` seconds after the expiry, by `prune`. What expired as it ended is absent by every
@@ -96,6 +97,8 @@ from jobq.job import Claim, Counts, NewJob, Settlement, Snapshot, State
 
 LINGER = 10.0
 """Seconds for which a record outlives its expiry, and a nonce is remembered."""
+MOST_REMEMBERED = 1000
+"""Requests of one job that are remembered; of more within `LINGER` seconds the earliest are forgotten."""
 RESEND_FOR = 5.0
 """Seconds after its first sending within which a request may be sent again."""
 WORKER_LOST = b"WORKER_LOST"

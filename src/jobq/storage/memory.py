@@ -183,8 +183,9 @@ class MemoryNamespace:
             await sleeper.future
             return sleeper.woken or due_in is not None
         except asyncio.CancelledError:
-            if sleeper.woken:
-                with self._lock:
+            with self._lock:
+                self._sleepers = [other for other in self._sleepers if other is not sleeper]
+                if sleeper.woken or due_in is not None:  # Others may rely on it to be awake when that falls due.
                     self._wake_one()
             raise
         finally:
@@ -274,8 +275,8 @@ class MemoryNamespace:
         due_in = self._due_in()
         if due_in == 0.0:
             self._wake_one()  # One worker wakes the next, so that an add wakes no herd.
-        elif taken:
-            self._wake_if_earlier(lease)
+        elif taken and due_in is not None:
+            self._wake_if_earlier(due_in)  # What the claimer knew of it may be too busy for by then.
         return Claimed([record.claim() for record, _ in taken], rescued, due_in)
 
     def _extend(self, id: str, token: str, until: float, lease: float) -> Held:

@@ -32,6 +32,8 @@ A = TypeVar("A")
 POLL_EVERY = 0.5
 """Seconds between the looks at the database of a process with sleepers."""
 _MOST_SESSIONS = 64
+_LONGEST_UNTIL_DUE = 5.0
+"""Seconds after which one looks again that waits for a due time."""
 
 
 class Sleeper:
@@ -196,6 +198,7 @@ class FileNamespace:
         self._sleepers.append(sleeper)
         storage.sleepers[sleeper.marker] = sleeper
         timer: asyncio.TimerHandle | None = None
+        due_in: float | None = None
         try:
             due_in, version = await storage.submit(
                 "look",
@@ -206,12 +209,17 @@ class FileNamespace:
             if due_in == 0.0:
                 return True
             storage.saw(version)
-            timer = loop.call_later(timeout if due_in is None else min(timeout, due_in), sleeper.finish)
+            # What falls due follows the wall clock, which may be set; whoever is told of it looks as often as it wants.
+            timer = loop.call_later(
+                timeout if due_in is None else min(timeout, due_in, _LONGEST_UNTIL_DUE), sleeper.finish
+            )
             await sleeper.future
             return sleeper.woken or due_in is not None
         except asyncio.CancelledError:
-            # A marker that is gone was taken by somebody who is just about to wake us.
-            news = sleeper.woken or (storage.hints is not None and not storage.hints.unmark(sleeper.marker))
+            # A marker that is gone was taken by somebody who is just about to wake us. And others may rely on us to be
+            # awake when something falls due.
+            taken = storage.hints is not None and not storage.hints.unmark(sleeper.marker)
+            news = sleeper.woken or taken or due_in is not None
             self._remove(sleeper)  # First, or it would pass the news on to itself.
             if news:
                 self._wake(1)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import compress
 
 from jobq.job import Claim, NewJob, Snapshot, State
-from jobq.storage.contract import LINGER, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
+from jobq.storage.contract import LINGER, MOST_REMEMBERED, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
 
 NEVER = math.inf
 UNKNOWN = object()
@@ -110,6 +110,8 @@ class Record:
     def remember(self, nonce: str, answer: Answer, monotonic: float) -> None:
         lately = {key: value for key, value in self.recent.items() if value[1] > monotonic - LINGER}
         self.recent = {**lately, nonce: (answer, monotonic)}
+        while len(self.recent) > MOST_REMEMBERED:
+            del self.recent[next(iter(self.recent))]
         self.lingers_until = monotonic + LINGER
 
     def remember_generation(self, monotonic: float) -> None:

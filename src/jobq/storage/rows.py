@@ -15,7 +15,7 @@ import msgspec
 from jobq.checks import shown
 from jobq.errors import StorageCorruptError
 from jobq.job import Snapshot, State
-from jobq.storage.contract import LINGER, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
+from jobq.storage.contract import LINGER, MOST_REMEMBERED, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
 
 STATES = (State.QUEUED, State.FAILING, State.PROCESSING, State.COMPLETED, State.FAILED, State.CANCELLED)
 NUMBER_OF = {state: number for number, state in enumerate(STATES)}
@@ -93,6 +93,8 @@ class Row(msgspec.Struct):
         kept = {key: value for key, value in self._remembered().items() if value[2] > now - LINGER}
         kind = _ADDED if answer is None else _STATE if isinstance(answer, State) else _SETTLED
         kept[nonce] = (kind, answer, now)
+        while len(kept) > MOST_REMEMBERED:
+            del kept[next(iter(kept))]
         self.recent = msgspec.msgpack.encode(kept)
 
     def remember_generation(self, now: float) -> None:

@@ -412,7 +412,10 @@ class Database:
         try:
             yield
         except _SENSELESS as error:
-            raise self._damaged(error) from error
+            raise StorageCorruptError(
+                f"{self._path}: what is stored makes no sense ({type(error).__name__}: {error}); look with PRAGMA "
+                "integrity_check before you restore a backup"
+            ) from error
 
     def _damaged(self, error: Exception) -> StorageCorruptError:
         return StorageCorruptError(f"{self._path} is damaged or not a database ({error}): restore it from a backup")

@@ -72,6 +72,7 @@ _END = f"{_ENDED} WHERE number = ?"
 _END_PLAINLY = f"""{_ENDED}
     WHERE queue = ? AND id = ? AND token = ? AND cancel_asked = 0 AND replies IS NULL AND settled_token IS NULL"""
 _RETURN = f"UPDATE jobs SET state = 1, error = ?, place = ?, due = ?, {_UNLEASE} 0 WHERE number = ?"
+_REMEMBER = "UPDATE jobs SET recent = ? WHERE number = ?"
 _GIVE_BACK = f"UPDATE jobs SET state = ?, attempts = ?, {_UNLEASE} 0 WHERE number = ?"
 
 
@@ -116,7 +117,7 @@ class Transitions(Steps):
         if due_in == 0.0:
             self.ready += 1  # One worker wakes the next, so that an add wakes no herd.
         elif found:
-            self.earlier = lease
+            self.earlier = due_in  # What the claimer knew of it may be too busy for by then.
         return Claimed(claims, rescued, due_in)
 
     def extend(self, claims: Sequence[tuple[str, str]], lease: float) -> list[HeldAnswer]:
@@ -144,7 +145,7 @@ class Transitions(Steps):
             return [Settled.APPLIED] * len(settlements)
         # What was ended just now is found with its token settled, and answered as applied like any repetition.
         rows = self._rows((settlement.id for settlement in settlements), LIGHT_COLUMNS)
-        writes: dict[str, list[tuple[Any, ...]]] = {_END: [], _RETURN: [], _GIVE_BACK: []}
+        writes: dict[str, list[tuple[Any, ...]]] = {_REMEMBER: [], _END: [], _RETURN: [], _GIVE_BACK: []}
         answers = [self._settle(settlement, rows.get(settlement.id), writes) for settlement in settlements]
         for statement, values in writes.items():
             if values:
@@ -330,7 +331,7 @@ class Transitions(Steps):
         cancelled = bool(row.cancel_asked)
         if row.settled_token is not None:
             row.remember(row.settled_token, SETTLED[row.settled_as or 0], self._now)
-            self._run("UPDATE jobs SET recent = ? WHERE number = ?", (row.recent, row.number))
+            writes[_REMEMBER].append((row.recent, row.number))
         row.token, row.settled_token, row.settled_as = None, settlement.token, int(cancelled)
         if cancelled:
             self._write_end(row, Settlement(row.id, "", State.COMPLETED), _CANCELLED, writes)

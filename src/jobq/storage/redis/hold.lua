@@ -19,7 +19,8 @@ if held then
   local rest, lapses = string.match(held, '^(.*) (%d+)$')
   local owner, ttl = string.match(rest or '', '^(.*) (%d+)$') -- An earlier jobq wrote no ttl.
   lapses, ttl = tonumber(lapses), tonumber(ttl)
-  if rest and (owner or rest) ~= ARGV[5] and lapses > steady_now then
+  local ours = lapses and lapses < 2 ^ 53 and (not ttl or ttl < 2 ^ 53) -- As no jobq has written it, it counts as absent.
+  if ours and (owner or rest) ~= ARGV[5] and lapses > steady_now then
     if ttl and lapses > steady_now + ttl then
       keep(owner, ttl) -- The clock has jumped back: like a lease, it lasts no longer than it is long.
     end

@@ -250,8 +250,9 @@ class Markers:
 
     def _popped(self, reply: Any) -> str:
         """Return from which list a marker came; raise for what is no answer to the BLPOP that is on its way."""
-        for key in (self._control, *self._round):
-            if isinstance(reply, list) and len(reply) == 2 and reply[0] == key.encode():
+        if isinstance(reply, list) and len(reply) == 2 and isinstance(reply[0], bytes):
+            key = reply[0].decode("utf-8", "replace")
+            if key == self._control or key in self._round:
                 return key
         raise InvalidResponse("no answer to a BLPOP")
 

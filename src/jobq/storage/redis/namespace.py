@@ -29,7 +29,6 @@ from jobq.storage.redis.packing import Command, Part
 from jobq.storage.redis.records import (
     NUMBERS,
     SETTLED_ANSWERS,
-    STATES,
     TOKEN_SIZE,
     corrupt,
     micro,
@@ -44,7 +43,8 @@ from jobq.storage.redis.trouble import garbled
 A = TypeVar("A")
 
 _HELD = {0: Held.LOST, 1: Held.HELD, 2: Held.CANCEL_ASKED}
-_FOUND = {0: None, **{number: state for state, number in NUMBERS.items()}}
+_STATE = {number: state for state, number in NUMBERS.items()}
+_FOUND = {0: None, **_STATE}
 """What scripts answer for a job in a state, or for none."""
 _YES = {0: False, 1: True}
 _PAGE = 500
@@ -371,10 +371,7 @@ def _seconds(micros: int) -> float | None:
 
 
 def _rescued(rows: Iterable[list[Any]]) -> list[Rescued]:
-    return [
-        Rescued(text(id), text(generation), STATES[index(state) - 1], index(count))
-        for id, generation, state, count in rows
-    ]
+    return [Rescued(text(id), text(generation), _STATE[state], index(count)) for id, generation, state, count in rows]
 
 
 def _chunks(ids: Sequence[str]) -> Iterable[list[str]]:

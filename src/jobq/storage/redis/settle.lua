@@ -78,10 +78,10 @@ local function settle(id, token, state, ttl, delay, outcome)
     local answer = answered(record, token)
     return (answer == SETTLED_APPLIED or answer == SETTLED_CANCELLED) and answer or SETTLED_LOST
   end
-  release(id, record)
   if record[SETTLED] ~= '' then
-    remember(record, record[SETTLED], record[SETTLED_AS])
+    remember(record, record[SETTLED], record[SETTLED_AS]) -- First: it may raise, and then nothing may have changed.
   end
+  release(id, record)
   record[SETTLED], record[SETTLED_AS] = token, SETTLED_APPLIED
   if record[CANCEL_ASKED] == 1 then
     record[SETTLED_AS] = SETTLED_CANCELLED
