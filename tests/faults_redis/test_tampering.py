@@ -13,7 +13,7 @@ import redis.asyncio as redis
 from jobq import JobQueueError, Queue, RedisStorage, State, StorageCorruptError
 from jobq.job import Claim, Snapshot
 from jobq.storage.contract import Ref
-from jobq.storage.redis.records import TOKEN_SIZE
+from jobq.storage.redis.records import TOKEN_SIZE, token_bytes
 from jobq.testing import Bench, ManualClock, StorageCase
 from tests.engine.scenes import Waiting
 from tests.faults_redis.scenes import Work, benched, counted, eventually, in_loop, leftovers, names, states, stored
@@ -229,6 +229,33 @@ async def test_damaged_memories_of_requests_fail_alone(either_server: Server, ke
         assert all("'damaged'" in str(answer) for answer in changed)
         assert isinstance(settled[0], StorageCorruptError)
         assert str(settled[1]) == "applied"
+
+
+@in_loop
+async def test_a_settle_that_a_damaged_memory_refuses_leaves_the_lease_in_place(
+    either_server: Server, key_prefix: str
+) -> None:
+    """Else the job would be nobody's, and never rescued."""
+    clock = ManualClock()
+    storage = RedisStorage(either_server.url, key_prefix=key_prefix, clock=clock)
+    bench = Bench(StorageCase(), clock, storage)
+    await storage.open()
+    async with redis.Redis.from_url(either_server.url) as tamperer:
+        first = await bench.processing(lease=5.0)
+        await bench.settle(first, State.FAILING)
+        claim = await bench.take(lease=5.0)
+        key, token = f"{key_prefix}{STEM}j:job", token_bytes(first.token)
+        record = await stored(tamperer, key)
+        length = record.index(token) + len(token)
+        assert record[length : length + 2] == b"\x00\x00"
+        await tamperer.set(key, record[:length] + b"\x00\x01\xc1" + record[length + 2 :])
+
+        [told] = await bench.queue.settle([bench.settlement(claim)])
+
+        assert isinstance(told, StorageCorruptError)
+        clock.advance(6.0)
+        assert [one.id for one in (await bench.queue.rescue(10)).rescued] == ["job"]
+    await bench.close()
 
 
 @in_loop
