@@ -413,8 +413,8 @@ class Database:
             yield
         except _SENSELESS as error:
             raise StorageCorruptError(
-                f"{self._path}: what is stored makes no sense ({type(error).__name__}: {error}); look with PRAGMA "
-                "integrity_check before you restore a backup"
+                f"{self._path}: what is stored makes no sense ({type(error).__name__}: {error}): run PRAGMA "
+                "integrity_check, and if it finds damage, restore it from a backup"
             ) from error
 
     def _damaged(self, error: Exception) -> StorageCorruptError:
