@@ -1197,8 +1197,8 @@ async def test_a_worker_tells_of_each_outage(storage: Storage) -> None:
     async with queue:
         for outage in (1, 2):
             gated.failures["claim"] = [StorageError("odd")]
-            await events.until("error", outage)
             assert await queue.enqueue_and_wait(str(outage), outage) == outage
+            await events.until("error", outage)
 
     assert len(events.of("error")) == 2
 
