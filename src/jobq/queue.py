@@ -70,7 +70,8 @@ class Queue(Generic[P, R]):
         worker_id: a label for people; it need not be unique. By default host and process.
         concurrency: how many handlers may run here at the same time.
         max_attempts: how often a job is run before it counts as failed, the first run included.
-        block_timeout: the longest an idle worker sleeps before it looks again by itself, in seconds.
+        block_timeout: the longest an idle worker sleeps before it looks again by itself, in seconds; a minute at least
+            where a storage misses nothing and nothing is left to do.
         visibility_timeout: how long a worker may be silent before its jobs go to others, in seconds. Leases are
             renewed every third of it, however long a handler runs.
         job_timeout: the longest one attempt may take, in seconds; None means no limit.
