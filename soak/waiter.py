@@ -20,6 +20,8 @@ from soak.work import Done, Manner, Work, id_of, is_waited_for, options_of, work
 _PATIENCE = 60.0
 """Seconds; a waiter that has to wait so long counts as left alone."""
 _AGAIN_AFTER = 0.3
+_MOST_EARLY = 50
+"""Waits for jobs that nobody has handed over yet; with so many the waiter goes no further ahead of the producers."""
 _ANSWERS = frozenset({"answer", "answer-failed", "answer-cancelled", "timeout"})
 
 
@@ -39,6 +41,7 @@ class _Waiter:
         self._part = part
         self._queue = queue
         self._note = part.audit.note
+        self._early = asyncio.Semaphore(_MOST_EARLY)
 
     async def run(self) -> None:
         plan = self._part.plan
@@ -47,11 +50,13 @@ class _Waiter:
             for number in range(self._part.index, plan.jobs, plan.waiters):
                 if number not in answered and is_waited_for(plan, number):
                     await asyncio.sleep(max(0.0, plan.begins_at + number / rate - time.monotonic()))
+                    async with self._early:
+                        pass
                     group.create_task(self._wait(work_of(plan, number)))
 
     async def _wait(self, work: Work) -> None:
         while not await self._is_answered(work):
-            await asyncio.sleep(_AGAIN_AFTER)
+            pass
 
     async def _is_answered(self, work: Work) -> bool:
         number = work.number
@@ -60,7 +65,10 @@ class _Waiter:
             done = await self._result(work)
         except JobNotFoundError:
             self._note("absent", number)
-            return work.manner.cancelled  # Any other will be asked for, by a producer that is late.
+            if not work.manner.cancelled:  # It will be asked for, by a producer that is late.
+                async with self._early:
+                    await asyncio.sleep(_AGAIN_AFTER)
+                return False
         except JobTimeoutError:
             self._note("timeout", number)
         except JobFailedError as error:
@@ -69,6 +77,7 @@ class _Waiter:
             self._note("answer-cancelled", number)
         except StorageError as error:
             self._note("wait-unknown", number, error.code)
+            await asyncio.sleep(_AGAIN_AFTER)
             return False
         else:
             self._note("answer", number, done.token)
