@@ -10,7 +10,10 @@ _valkey = partial(kit, "Valkey")
 _CHANNELS = "tests/redis_link/test_channels.py::"
 _EXPIRY = "tests/outside/test_redis_expiry.py::"
 _LINK = "tests/redis_link/test_link.py::"
+_MANY = "tests/faults_redis/test_very_many.py::"
 _MARKERS = "tests/redis_link/test_markers.py::"
+_OPENING = "tests/redis_link/test_opening.py::"
+_PARTS = "tests/redis_link/test_parts.py::"
 
 REDIS = (
     Mutant(
@@ -383,5 +386,66 @@ REDIS = (
         self._subscriptions.clear()""",
         "            pass\n        self._subscriptions.clear()",
         (f"{_CHANNELS}test_a_subscription_that_waits_as_its_channels_are_closed_fails",),
+    ),
+    Mutant(
+        "redis-channels-never-ask-again",
+        "storage/redis/channels.py",
+        "a channel that was refused for a moment after a restart is never heard again",
+        """                if not subscription.heard:
+                    self._ask(subscription)
+            self._send""",
+        "                pass\n            self._send",
+        (f"{_CHANNELS}test_a_channel_that_was_refused_for_a_while_is_asked_for_again",),
+    ),
+    Mutant(
+        "redis-channels-mix-up-answers",
+        "storage/redis/channels.py",
+        "after a lost connection each answer is taken for the one before it",
+        "                self._asked.clear()\n",
+        "",
+        (f"{_CHANNELS}test_answers_that_a_lost_connection_owed_are_not_waited_for_on_the_next",),
+    ),
+    Mutant(
+        "redis-channels-believe-any-confirmation",
+        "storage/redis/channels.py",
+        "a waiter believes that it is heard, and is not",
+        "return asked is not None and reply[1:2] == [asked.channel.encode()]",
+        "return asked is not None",
+        (f"{_CHANNELS}test_the_confirmation_of_another_channel_is_not_believed",),
+    ),
+    Mutant(
+        "redis-wire-leaked-by-a-bad-greeting",
+        "storage/redis/wire.py",
+        "while a server is not ready each look at it costs a descriptor",
+        """            except BaseException:
+                await wire.close()
+                raise
+            return wire""",
+        "            except BaseException:\n                raise\n            return wire",
+        (f"{_OPENING}test_a_server_that_is_not_ready_costs_no_connections",),
+    ),
+    Mutant(
+        "redis-dialer-gives-no-peace",
+        "storage/redis/wire.py",
+        "a server that hangs up on everybody is called without a pause",
+        "            self._failures += 1\n            await asyncio.sleep(self._pause())\n",
+        "            pass\n",
+        (f"{_OPENING}test_a_server_that_hangs_up_on_everybody_is_called_less_and_less_often",),
+    ),
+    Mutant(
+        "redis-parts-left-behind",
+        "storage/redis/namespace.py",
+        "a batch that failed is sent again while parts of it are under way",
+        "answers = await asyncio.gather(*parts, return_exceptions=True)",
+        "answers = await asyncio.gather(*parts)",
+        (f"{_PARTS}test_a_batch_has_not_failed_before_its_last_part_has_ended",),
+    ),
+    Mutant(
+        "redis-claim-of-any-size",
+        "storage/redis/claim.lua",
+        "a claim of large payloads stops the server, and fills the worker's memory",
+        "while left and #taken < 2 * limit and size < CLAIM_BYTES and met < limit + 2000 do",
+        "while left and #taken < 2 * limit and met < limit + 2000 do",
+        (f"{_MANY}test_a_claim_of_large_payloads_is_answered_in_parts",),
     ),
 )

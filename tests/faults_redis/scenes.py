@@ -156,10 +156,11 @@ def kill_clients(server: Server, begins: str) -> int:
 
 
 @asynccontextmanager
-async def benched(server: Server, prefix: str) -> AsyncIterator[Bench]:
-    """A bench on the server's own clock."""
-    storage = RedisStorage(server.url, key_prefix=prefix)
-    bench = Bench(StorageCase(), ManualClock(), storage)
+async def benched(server: Server, prefix: str, *, by_hand: bool = False) -> AsyncIterator[Bench]:
+    """A bench on the server's own clock, or on one that is set by hand."""
+    clock = ManualClock()
+    storage = RedisStorage(server.url, key_prefix=prefix, clock=clock if by_hand else None)
+    bench = Bench(StorageCase(), clock, storage)
     await storage.open()
     try:
         yield bench

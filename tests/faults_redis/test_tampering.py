@@ -52,24 +52,20 @@ async def test_a_key_of_another_type_harms_no_other_job_when_the_clock_jumps_bac
     either_server: Server, key_prefix: str
 ) -> None:
     """Then every lease is looked at together with its record, and for as long as that fails nobody could claim."""
-    clock = ManualClock()
-    storage = RedisStorage(either_server.url, key_prefix=key_prefix, clock=clock)
-    bench = Bench(StorageCase(), clock, storage)
-    await storage.open()
-    await bench.processing("overwritten")
-    lost = await bench.processing("lost", lease=30.0)
-    await bench.add("waiting")
-    key = f"{key_prefix}{STEM}j:overwritten"
-    either_server.command("DEL", key)
-    either_server.command("RPUSH", key, "x")
+    async with benched(either_server, key_prefix, by_hand=True) as bench:
+        await bench.processing("overwritten")
+        lost = await bench.processing("lost", lease=30.0)
+        await bench.add("waiting")
+        key = f"{key_prefix}{STEM}j:overwritten"
+        either_server.command("DEL", key)
+        either_server.command("RPUSH", key, "x")
 
-    clock.jump_monotonic(-3600.0)
+        bench.clock.jump_monotonic(-3600.0)
 
-    assert [claim.id for claim in (await bench.claim()).claims] == ["waiting"]
-    clock.advance(31.0)
-    assert "lost" in [job.id for job in (await bench.queue.rescue(10)).rescued]
-    assert str(await bench.extend(lost)) == "lost"
-    await bench.close()
+        assert [claim.id for claim in (await bench.claim()).claims] == ["waiting"]
+        bench.clock.advance(31.0)
+        assert "lost" in [job.id for job in (await bench.queue.rescue(10)).rescued]
+        assert str(await bench.extend(lost)) == "lost"
 
 
 @pytest.mark.parametrize("key", ["ready", "later", "leases", "seq", "wake"])
@@ -236,11 +232,10 @@ async def test_a_settle_that_a_damaged_memory_refuses_leaves_the_lease_in_place(
     either_server: Server, key_prefix: str
 ) -> None:
     """Else the job would be nobody's, and never rescued."""
-    clock = ManualClock()
-    storage = RedisStorage(either_server.url, key_prefix=key_prefix, clock=clock)
-    bench = Bench(StorageCase(), clock, storage)
-    await storage.open()
-    async with redis.Redis.from_url(either_server.url) as tamperer:
+    async with (
+        benched(either_server, key_prefix, by_hand=True) as bench,
+        redis.Redis.from_url(either_server.url) as tamperer,
+    ):
         first = await bench.processing(lease=5.0)
         await bench.settle(first, State.FAILING)
         claim = await bench.take(lease=5.0)
@@ -253,9 +248,8 @@ async def test_a_settle_that_a_damaged_memory_refuses_leaves_the_lease_in_place(
         [told] = await bench.queue.settle([bench.settlement(claim)])
 
         assert isinstance(told, StorageCorruptError)
-        clock.advance(6.0)
+        bench.clock.advance(6.0)
         assert [one.id for one in (await bench.queue.rescue(10)).rescued] == ["job"]
-    await bench.close()
 
 
 @in_loop
@@ -263,23 +257,19 @@ async def test_a_lock_is_not_held_for_longer_because_the_clock_jumped_back(
     either_server: Server, key_prefix: str
 ) -> None:
     """A leader that crashed is followed within its lock's length, and until then nobody takes the lock from it."""
-    clock = ManualClock()
-    storage = RedisStorage(either_server.url, key_prefix=key_prefix, clock=clock)
-    bench = Bench(StorageCase(), clock, storage)
-    await storage.open()
-    assert await bench.queue.hold("reaper", "crashed", 30.0) is True
+    async with benched(either_server, key_prefix, by_hand=True) as bench:
+        assert await bench.queue.hold("reaper", "crashed", 30.0) is True
 
-    clock.jump_monotonic(-3600.0)
+        bench.clock.jump_monotonic(-3600.0)
 
-    assert await bench.queue.hold("reaper", "other", 5.0) is False
-    clock.advance(29.0)
-    assert await bench.queue.hold("reaper", "other", 5.0) is False
-    await bench.queue.release("reaper", "other")
-    clock.advance(2.0)
-    assert await bench.queue.hold("reaper", "other", 5.0) is True
-    await bench.queue.release("reaper", "other")
-    assert await bench.queue.hold("reaper", "third", 5.0) is True
-    await bench.close()
+        assert await bench.queue.hold("reaper", "other", 5.0) is False
+        bench.clock.advance(29.0)
+        assert await bench.queue.hold("reaper", "other", 5.0) is False
+        await bench.queue.release("reaper", "other")
+        bench.clock.advance(2.0)
+        assert await bench.queue.hold("reaper", "other", 5.0) is True
+        await bench.queue.release("reaper", "other")
+        assert await bench.queue.hold("reaper", "third", 5.0) is True
 
 
 @in_loop

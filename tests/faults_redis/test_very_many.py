@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
-from jobq import RedisStorage, State
-from jobq.testing import Bench, ManualClock, StorageCase
-from tests.faults_redis.scenes import in_loop
+from jobq import State
+from jobq.testing import Bench
+from tests.faults_redis.scenes import benched, in_loop
 from tests.servers.server import Server
 
 COUNT = 4500
 """Lua hands on two values for each job, and less than 8,000 to a command."""
 UNLIMITED = 100_000
-
-
-@asynccontextmanager
-async def benched(server: Server, prefix: str) -> AsyncIterator[Bench]:
-    """A bench with a clock set by hand."""
-    clock = ManualClock()
-    bench = Bench(StorageCase(), clock, RedisStorage(server.url, key_prefix=prefix, clock=clock))
-    await bench.storage.open()
-    try:
-        yield bench
-    finally:
-        await bench.close()
+LARGE = 300_000
+"""Bytes of a payload, of which a claim should not bring a hundred at once."""
 
 
 async def claimed(bench: Bench, lease: float = 30.0) -> list[str]:
@@ -52,7 +40,7 @@ async def test_thousands_of_jobs_are_claimed_rescued_promoted_and_listed(
     either_server: Server, key_prefix: str
 ) -> None:
     """By a worker with many slots: each job once, and none is taken out of a list without being handed out."""
-    async with benched(either_server, key_prefix) as bench:
+    async with benched(either_server, key_prefix, by_hand=True) as bench:
         ids = sorted(f"job-{number}" for number in range(COUNT))
         await bench.queue.add([bench.new(id, max_attempts=4) for id in ids])
 
@@ -74,7 +62,7 @@ async def test_thousands_of_jobs_are_claimed_rescued_promoted_and_listed(
 @in_loop
 async def test_a_job_that_is_asked_about_again_and_again_stays_readable(either_server: Server, key_prefix: str) -> None:
     """Its record remembers no more requests than fit, and the last ones rather than the first."""
-    async with benched(either_server, key_prefix) as bench:
+    async with benched(either_server, key_prefix, by_hand=True) as bench:
         claim = await bench.processing()
         nonces = [f"{'session' * 30}.{number}" for number in range(400)]
 
@@ -84,3 +72,20 @@ async def test_a_job_that_is_asked_about_again_and_again_stays_readable(either_s
         assert str(await bench.settle(claim)) == "applied"
         assert (await bench.found()).result == b"result"
         assert await bench.cancel(nonce=nonces[-1]) is State.PROCESSING
+
+
+@pytest.mark.slow
+@in_loop
+async def test_a_claim_of_large_payloads_is_answered_in_parts(either_server: Server, key_prefix: str) -> None:
+    """Else one worker with many slots would stop the server for long, and get more than its memory holds."""
+    async with benched(either_server, key_prefix, by_hand=True) as bench:
+        ids = [f"job-{number}" for number in range(100)]
+        await bench.queue.add([bench.new(id, bytes(LARGE)) for id in ids])
+
+        taken, most = list[str](), 0
+        while claims := (await bench.claim()).claims:
+            taken += (claim.id for claim in claims)
+            most = max(most, len(claims))
+
+        assert taken == ids
+        assert most <= 32, "more than what is looked at together when the limit of bytes is reached"

@@ -14,6 +14,7 @@ from jobq.storage.redis.servers import Servers
 from jobq.storage.redis.settings import Settings
 from jobq.storage.redis.urls import Place
 from jobq.storage.redis.wire import Dialer
+from tests.servers.proxy import FaultProxy
 from tests.servers.server import Server
 from tests.servers.waiting import wait_for
 
@@ -56,7 +57,9 @@ async def connected(url: str, time_limit: float = 5.0, **options: Any) -> AsyncI
     await comes_true(lambda: asyncio.all_tasks() <= tasks and _sockets() <= sockets)
 
 
-def dialer_to(server: Server, role: str, *, locate: Callable[[], Awaitable[Place]] | None = None) -> Dialer:
+def dialer_to(
+    server: Server | FaultProxy, role: str, *, locate: Callable[[], Awaitable[Place]] | None = None
+) -> Dialer:
     """Return what connects to a server, or to wherever the server is said to be."""
     settings = Settings.from_url(server.url)
 

@@ -10,7 +10,7 @@ from jobq.errors import StorageError, StorageUnavailableError
 from jobq.storage.redis.channels import Channels, Subscription
 from jobq.storage.redis.servers import Servers
 from tests.engine.scenes import in_loop, passing
-from tests.redis_link.scenes import Ear, comes_true, connected, dialer_to, server_shows
+from tests.redis_link.scenes import PATIENCE, Ear, comes_true, connected, dialer_to, server_shows
 from tests.servers.fixtures import Starter
 from tests.servers.secret import SECRET
 from tests.servers.server import Server
@@ -217,6 +217,61 @@ async def test_a_forbidden_channel_is_refused(start: Starter) -> None:
     assert SECRET not in str(refused.value)
 
 
+@in_loop
+async def test_a_channel_that_was_refused_for_a_while_is_asked_for_again(start: Starter, key_prefix: str) -> None:
+    """After a restart a server may have its permissions, or its data, only a moment later."""
+    server, channel, ear, missed = start.server("redis"), f"{key_prefix}news", Ear(), Ear()
+    async with connected(server.url, time_limit=0.3) as servers:
+        await servers.subscribe("k", channel, ear, missed)
+        refused_before = _refused(server)
+        server.command("ACL", "SETUSER", "default", "resetchannels")  # It ends who listens already.
+        await server_shows(lambda: _refused(server) > refused_before)
+
+        server.command("ACL", "SETUSER", "default", "allchannels")
+
+        await missed.hears(1)
+        await servers.call("k", ("PUBLISH", channel, "again"))
+        assert await ear.hears(1) == [b"again"]
+
+
+@in_loop
+async def test_answers_that_a_lost_connection_owed_are_not_waited_for_on_the_next(
+    valkey_server: Server, start: Starter, key_prefix: str
+) -> None:
+    """Else each answer would be taken for the one before it, and the last channel never be known to be heard."""
+    proxy, missed = start.proxy(valkey_server.port), Ear()
+    channels = Channels(dialer_to(proxy, "owed"), time_limit=60.0)
+    left = Subscription(f"{key_prefix}left", Ear(), Ear())
+    await channels.subscribe(left)
+    await channels.subscribe(Subscription(f"{key_prefix}kept", Ear(), missed))
+
+    proxy.drop_reply("UNSUBSCRIBE")
+    channels.remove(left)
+
+    await missed.hears(1)
+    async with asyncio.timeout(PATIENCE):
+        await channels.subscribe(Subscription(f"{key_prefix}new", Ear(), Ear()))
+    await channels.close()
+
+
+@in_loop
+async def test_the_confirmation_of_another_channel_is_not_believed(valkey_server: Server, key_prefix: str) -> None:
+    """From then on nobody knows which answer belongs to what: the connection is made anew, and all told."""
+    missed, second = Ear(), Subscription(f"{key_prefix}second", Ear(), Ear())
+    channels = Channels(dialer_to(valkey_server, "confused"), time_limit=60.0)
+    await channels.subscribe(Subscription(f"{key_prefix}first", Ear(), missed))
+    subscribing = asyncio.ensure_future(channels.subscribe(second))
+    await asyncio.sleep(0)
+
+    assert channels.wire is not None
+    channels.wire.data_received(b"*3\r\n$9\r\nsubscribe\r\n$5\r\nother\r\n:2\r\n")
+
+    assert not second.confirmed.done()
+    await missed.hears(1)
+    await subscribing
+    await channels.close()
+
+
 async def _silent(servers: Servers, channel: str) -> None:
     """See that nobody listens to a channel."""
 
@@ -234,3 +289,9 @@ def _listeners(server: Server, channels: list[str]) -> list[str]:
     """Return the connections that listen to as many channels as these are, by their numbers."""
     lines = str(server.command("CLIENT", "LIST", "TYPE", "pubsub")).splitlines()
     return [line.split()[0].removeprefix("id=") for line in lines if f" sub={len(channels)} " in line]
+
+
+def _refused(server: Server) -> int:
+    """Return how often a server refused a subscription."""
+    statistics = server.info("commandstats").get("cmdstat_subscribe", "rejected_calls=0")
+    return int(statistics.partition("rejected_calls=")[2].partition(",")[0])

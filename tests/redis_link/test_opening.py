@@ -14,7 +14,7 @@ from jobq.storage.redis.servers import Servers
 from jobq.storage.redis.settings import Settings
 from jobq.storage.redis.trouble import NoScript
 from tests.engine.scenes import in_loop
-from tests.redis_link.scenes import comes_true, connected, outcome
+from tests.redis_link.scenes import comes_true, connected, dialer_to, outcome, server_shows
 from tests.servers.fixtures import Starter
 from tests.servers.secret import SECRET, WRONG
 from tests.servers.server import Server
@@ -194,6 +194,38 @@ async def test_errors_of_the_server_are_ours(start: Starter) -> None:
     assert type(full) is StorageFullError
     assert type(replica) is StorageUnavailableError
     assert all(servers.address in str(error) for error in (nonsense, unknown, full, replica))
+
+
+@in_loop
+async def test_a_server_that_is_not_ready_costs_no_connections(start: Starter) -> None:
+    """Whoever asks it every second, for a night, must not have used up all descriptors in the morning."""
+    server = start.server("redis")
+    server.command("CONFIG", "SET", "replica-serve-stale-data", "no")
+    server.command("REPLICAOF", "127.0.0.1", 1)
+    dialer = dialer_to(server, "patient")
+    connecting = asyncio.ensure_future(dialer.again())
+
+    await comes_true(lambda: dialer.vain_attempts >= 4)
+
+    assert "MASTER is down" in str(dialer.trouble)
+    await server_shows(lambda: str(server.command("CLIENT", "LIST")).count("name=jobq-patient-") <= 1)
+    server.command("REPLICAOF", "NO", "ONE")
+    wire = await connecting
+    assert await wire.ask(("PING",)) == b"PONG"
+    await wire.close(gently=True)
+
+
+@in_loop
+async def test_a_server_that_hangs_up_on_everybody_is_called_less_and_less_often(either_server: Server) -> None:
+    """Each call costs it and us a handshake; the pauses double, and are cut by lot to half at most."""
+    dialer = dialer_to(either_server, "hung-up")
+    await (await dialer.first()).close()
+    begun = time.monotonic()
+
+    for _ in range(4):
+        await (await dialer.again()).close()
+
+    assert time.monotonic() - begun > 0.05 + 0.1 + 0.2 + 0.4
 
 
 async def _opening(url: str, time_limit: float = 5.0) -> Any:

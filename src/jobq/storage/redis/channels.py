@@ -189,6 +189,9 @@ class Channels:
             return len(reply) == 3 and isinstance(reply[1], bytes) and isinstance(reply[2], bytes)
         if reply and reply[0] in _ENDS:
             return len(reply) == 3 and isinstance(reply[1], bytes)
+        if reply and reply[0] in _CONFIRMATIONS:
+            asked = self._asked[0].subscription if self._asked else None
+            return asked is not None and reply[1:2] == [asked.channel.encode()]
         return bool(reply and self._asked)
 
     def _receive(self, reply: Any) -> None:
