@@ -58,6 +58,10 @@ class Callers:
         """Ask for a few jobs in good weather, when hints may still be lost, and nothing else."""
         await asyncio.gather(*(self._errand(_Process(queue), Callers._request) for _ in range(3)))
 
+    async def hand_over(self, queue: Queue[Any, Any]) -> None:
+        """Hand one job over."""
+        await self._errand(_Process(queue), Callers._enqueue)
+
     async def _errand(self, process: _Process, act: Act) -> None:
         world, id = self._world, self._rng.choice(self._world.ids)
         verb, begun = act.__name__.strip("_"), self._world.now()

@@ -19,7 +19,7 @@ from jobq.storage.contract import LINGER, GetAnswer
 from simulation.callers import Callers
 from simulation.notes import Notes
 from simulation.workers import Workers
-from simulation.world import QUEUES, World
+from simulation.world import QUEUES, SETTLING_IN, World
 
 _WAITING = ("queued", "failing")
 _ENDED = ("completed", "failed")
@@ -74,6 +74,8 @@ GOALS = (
     ),
     "request gave QueueClosedError",
     "a waiter was answered in good weather",
+    "a sleep was ended by a look",
+    "a sleeper was woken in good weather",
 )
 """What must have happened, each at least once in a hundred seeds: else the simulation has proved nothing."""
 
@@ -163,13 +165,18 @@ def _be_quiet() -> None:
 async def _history(world: World) -> None:
     workers, callers = Workers(world), Callers(world)
     lives = [asyncio.create_task(world.keep_up(life, kind)) for life, kind in (*workers.lives, *callers.lives)]
-    lives += [asyncio.create_task(workers.watch_leaders()), asyncio.create_task(world.set_clocks())]
+    besides = (workers.watch_leaders(), world.set_clocks(), world.look_at_all())
+    lives += map(asyncio.create_task, besides)
     await asyncio.sleep(world.lasting)
     world.clear_up()
     survivors = await _healthy(world, workers)
     reapers = [await workers.heal(name) for name in QUEUES]
+    helping = [asyncio.create_task(_help(world, workers, callers, name)) for name in QUEUES if world.vigilant]
     await asyncio.gather(*lives)
     await _finish(world)
+    if helping:
+        await asyncio.gather(*helping)
+        await _finish(world)
     for stop in reapers:
         await stop()
     await _forget(world)
@@ -197,6 +204,20 @@ async def _healthy(world: World, workers: Workers) -> list[Queue[Any, Any]]:
     return queues
 
 
+async def _help(world: World, workers: Workers, callers: Callers, name: str) -> None:
+    """Be a healthy worker with few slots for a while: busy when others rely on it, or gone; and hand jobs over."""
+    node, rng = world.node(), world.rng
+    world.ledgers[name].healthy.add(node.label)
+    queue = workers.consumer(node, name, rng.choice((1, 2)))
+    await queue.start()
+    until = world.now() + SETTLING_IN + rng.expovariate(0.3)
+    while world.now() < until:
+        await callers.hand_over(queue)
+        await asyncio.sleep(rng.expovariate(1.0))
+    world.ledgers[name].healthy.discard(node.label)  # What ignores the stop is left to its lease.
+    await world.stop(queue, rng.choice((0.0, 2.0)))
+
+
 async def _stop(world: World, queues: list[Queue[Any, Any]]) -> None:
     for queue in queues:
         await world.stop(queue, 1.0)
@@ -222,7 +243,7 @@ async def _finish(world: World) -> None:
     """Wait until every accepted job has ended."""
     begun = world.now()
     for name, ledger in world.ledgers.items():
-        for run in ledger.runs.values():
+        for run in list(ledger.runs.values()):
             while run.end is None and world.now() < begun + _PATIENCE:
                 await asyncio.sleep(0.25)
             world.demand(run.end is not None, name, run.job.id, run.job.nonce, "never ended")

@@ -133,6 +133,8 @@ class Node(FaultyStorage):
         """What will not happen any more; kept, so that whoever waits for it is not taken for lost."""
         self._dies_at = dies_at
         self._arrived = 0
+        self.vigilant = False
+        """Whether nothing that can be claimed is missed by who sleeps; see `jobq.storage.contract.is_vigilant`."""
         self.doubled = 0
         """How many hints came twice."""
 
@@ -161,15 +163,14 @@ class Node(FaultyStorage):
             callback(*args)
 
     async def meet(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
+        if verb == "wait_for_work" and self.vigilant:
+            return await self._sleep(call)
+
         async def arrive() -> T:
             self._arrived += 1
             number = self._arrived
             await self._pass(number)
-            process = _current.set(None)  # The storage is another process: its timers outlive this one.
-            try:
-                answer = await call()
-            finally:
-                _current.reset(process)
+            answer = await _outside(call)
             await self._pass(number + 0.5)
             return answer
 
@@ -187,6 +188,13 @@ class Node(FaultyStorage):
         finally:
             _current.reset(teller)
 
+    async def _sleep(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Wait for work on a storage that misses nothing: no weather lies between it and its sleepers."""
+        woken = await _outside(call)
+        await self._pass(0)
+        self.weather.met["a sleeper was woken in good weather"] += self.weather.clear and bool(woken)
+        return woken
+
     async def _pass(self, number: float) -> None:
         if number == self._dies_at:
             self.die()
@@ -194,3 +202,12 @@ class Node(FaultyStorage):
             unanswered = asyncio.get_running_loop().create_future()
             self._forsaken.append(unanswered)
             await unanswered
+
+
+async def _outside(call: Callable[[], Awaitable[T]]) -> T:
+    """Make a call of the storage, which is another process: its timers outlive the one that calls."""
+    process = _current.set(None)
+    try:
+        return await call()
+    finally:
+        _current.reset(process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from jobq.job import NewJob, Settlement, Snapshot, State
 from jobq.storage.contract import (
@@ -17,6 +18,7 @@ from jobq.storage.contract import (
     Settled,
     Storage,
 )
+from jobq.storage.memory import MemoryNamespace
 from jobq.testing import FaultyStorage
 from jobq.testing.faults import FaultyNamespace
 from simulation.ledger import Ledger
@@ -34,6 +36,10 @@ class WitnessStorage(FaultyStorage):
             self._namespaces[name] = Witness(self, self._storage.namespace(name), self._ledgers(name))
         return self._namespaces[name]
 
+    def wake_all(self) -> int:
+        """Wake all sleepers, and return how many those were."""
+        return sum(queue.wake_all() for queue in self._namespaces.values() if isinstance(queue, Witness))
+
 
 class Witness(FaultyNamespace):
     """One queue. Memory answers without giving way to other tasks, so that what is told is in the true order."""
@@ -41,6 +47,14 @@ class Witness(FaultyNamespace):
     def __init__(self, storage: WitnessStorage, inner: QueueStorage, ledger: Ledger) -> None:
         super().__init__(storage, inner)
         self._ledger = ledger
+
+    def wake_all(self) -> int:
+        # A storage that looks at a file has one look for all sleepers; in memory there is none, and no verb for it.
+        memory = cast(MemoryNamespace, self._inner)
+        sleepers = len(memory._sleepers)
+        for _ in range(sleepers):
+            memory._wake_one()
+        return sleepers
 
     async def add(self, jobs: Sequence[NewJob]) -> Sequence[AddAnswer]:
         answers = await self._inner.add(jobs)

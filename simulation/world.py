@@ -32,6 +32,7 @@ GRACE = 0.5
 SETTLING_IN = 1.5
 """Seconds of good weather after which healthy workers must be quick."""
 EVENTS = ("enqueued", "completed", "failed", "failing", "requeued", "cancelled")
+LOOK_EVERY = 0.5
 HOUR = 3600.0
 _LIMIT = 600.0
 """Virtual seconds after which a history counts as endless."""
@@ -52,10 +53,15 @@ class World:
         self.seen = self.notes.seen
         self.lease = self.rng.choice((1.0, 2.0))
         self.block = self.rng.choice((0.5, 5.0))
+        self.vigilant = random.Random(f"{seed} vigilant").random() < 0.5
+        """Whether the storage is one that misses nothing."""
         self.clock = VirtualClock(seed=seed)
         self.asked_for: dict[int, dict[str, Any]] = {}
         """The options of each enqueue, by the number in its payload."""
-        self.ledgers = {name: Ledger(name, self.notes, self.clock.now, self.block, self.asked_for) for name in QUEUES}
+        longest_sleep = 0.0 if self.vigilant else self.block
+        self.ledgers = {
+            name: Ledger(name, self.notes, self.clock.now, longest_sleep, self.asked_for) for name in QUEUES
+        }
         self.answers = {name: Answers(ledger, self.notes) for name, ledger in self.ledgers.items()}
         self.storage = WitnessStorage(MemoryStorage(clock=self.clock), self.ledgers.__getitem__)
         self.ids = [f"job-{number}" for number in range(self.rng.choice((2, 6, 20)))]
@@ -64,6 +70,7 @@ class World:
         self.told: Counter[tuple[str, str, str]] = Counter()
         """How often each event was told, by queue, event and id."""
         self.weather_is_bad = True
+        self._calm_since = 0.0
         self._is_over = False
         self._ahead = self._furthest = 0.0
         """How far the storage's wall clock is ahead of what it was at first, and the furthest that it ever was."""
@@ -97,9 +104,23 @@ class World:
         for node in self.nodes:
             node.weather.clear = True
         self.jump(self._furthest - self._ahead)
+        self._calm_since = self.clock.now() + SETTLING_IN
         for ledger in self.ledgers.values():
-            ledger.turns.calm_since = self.clock.now() + SETTLING_IN
+            ledger.turns.calm_since = self._calm_since
         self.write("----", "the weather clears up")
+
+    async def look_at_all(self) -> None:
+        """End every sleep now and then, as a storage does whose sleepers look at its version.
+
+        When the weather is good nothing is left to that: a sleeper must be woken for what there is.
+        """
+        while self.weather_is_bad or self.clock.now() < self._calm_since:
+            await asyncio.sleep(LOOK_EVERY)
+            self._look()
+
+    def _look(self) -> None:
+        if self.vigilant:
+            self.seen["a sleep was ended by a look"] += self.storage.wake_all()
 
     async def set_clocks(self) -> None:
         """Set the wall clocks of the storage and of machines, forwards and back."""
@@ -133,6 +154,7 @@ class World:
             await asyncio.wait((process, node.death), return_when=asyncio.FIRST_COMPLETED)
             if node.dead:
                 self.seen[f"a {kind} crashed"] += 1
+                self._look()
                 self.write("dead", "a", kind)
             else:
                 process.result()
@@ -142,6 +164,7 @@ class World:
         weather.clear = not self.weather_is_bad
         dies_at = self.rng.randrange(2, 120) / 2 if self.weather_is_bad and self.rng.random() < 0.3 else None
         node = Node(self.storage, weather, NodeClock(self.rng), dies_at)
+        node.vigilant = self.vigilant
         node.remote = self.rng.random() < 0.5
         node.label = f"process-{len(self.nodes)}"
         self.nodes.append(node)

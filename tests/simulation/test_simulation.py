@@ -142,6 +142,10 @@ async def _run_unasked(self: Worker, late: Sequence[Claim]) -> tuple[Sequence[Cl
     return late, self._clock.monotonic()
 
 
+def _wake_nobody(self: MemoryNamespace, seconds: float) -> None:
+    """Rely on who sleeps to look in time."""
+
+
 CANCEL_CALL, ENQUEUE, REQUEST, EMIT = Queue.cancel, Queue.enqueue, Queue.enqueue_and_wait, Emitter.emit
 SETTLE = MemoryNamespace._settle
 LAPSED = MemoryNamespace._lapsed
@@ -157,6 +161,7 @@ CANCEL = MemoryNamespace._cancel
         pytest.param(MemoryNamespace, "_cancel", _finish_twice, id="a cancelled run goes on"),
         pytest.param(Record, "remember", _forget, id="no request is remembered"),
         pytest.param(MemoryNamespace, "_lapsed", _rescue_by_the_wall_clock, id="leases by a clock that is set"),
+        pytest.param(MemoryNamespace, "_wake_if_earlier", _wake_nobody, id="nobody woken for what falls due"),
         pytest.param(Waiters, "_read_again", _read_once, id="waits by hints only"),
         pytest.param(Queue, "cancel", _say_cancelled, id="cancelled without knowing"),
         pytest.param(Queue, "enqueue", _say_queued, id="queued though another holds the id"),
