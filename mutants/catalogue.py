@@ -8,5 +8,6 @@ from mutants.engine import ENGINE
 from mutants.file import FILE
 from mutants.memory import MEMORY
 from mutants.redis import REDIS
+from mutants.wires import WIRES
 
-MUTANTS = (*ENGINE, *CALLERS, *MEMORY, *FILE, *REDIS, *BELIEF)
+MUTANTS = (*ENGINE, *CALLERS, *MEMORY, *FILE, *REDIS, *WIRES, *BELIEF)

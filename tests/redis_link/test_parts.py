@@ -13,7 +13,7 @@ from jobq.job import NewJob
 from jobq.storage.redis.namespace import Commands, RedisNamespace
 from jobq.storage.redis.packing import Part
 from jobq.testing import ManualClock
-from tests.engine.scenes import in_loop
+from tests.engine.scenes import in_loop, passing
 
 
 class Unanswered:
@@ -47,7 +47,7 @@ async def test_a_batch_has_not_failed_before_its_last_part_has_ended() -> None:
 
     first.set_exception(StorageUnavailableError("the first part was lost"))
     others[0].set_result([b""] * 128)
-    await asyncio.sleep(0.01)
+    await passing(0.01)
     assert not adding.done()
 
     others[1].set_result([b""] * 44)
