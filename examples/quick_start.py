@@ -25,7 +25,7 @@ async def main() -> None:
 
     @queue.execute
     async def send(job: Job[Email]) -> Receipt:
-        print(f"sending to {job.payload.to}")
+        await asyncio.sleep(0.1)  # A mail server takes its time.
         return Receipt(f"sent to {job.payload.to}")
 
     async with queue:
@@ -41,7 +41,5 @@ if __name__ == "__main__":
     asyncio.run(main())
 
 # queued
-# sending to ann@example.com
-# sending to bob@example.com
 # sent to bob@example.com
 # completed Receipt(text='sent to bob@example.com')

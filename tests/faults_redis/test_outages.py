@@ -178,7 +178,12 @@ async def test_a_frozen_server_costs_five_seconds_and_the_worker_resumes(start: 
     server = start.server("redis")
     # What was claimed by requests that the frozen server still finds comes back when its lease lapses.
     async with Work(RedisStorage(server.url), concurrency=4, seconds=0.05, visibility_timeout=1.0) as work:
-        await work.queue.enqueue_many([(id, 1) for id in names(100)])
+        ids = names(100)
+
+        async def ended() -> bool:
+            return set((await states(work.queue, ids)).values()) == {State.COMPLETED}
+
+        await work.queue.enqueue_many([(id, 1) for id in ids])
         await eventually(lambda: len(work.completed) >= 10, "running jobs")
         server.pause()
         begun = time.monotonic()
@@ -201,7 +206,8 @@ async def test_a_frozen_server_costs_five_seconds_and_the_worker_resumes(start: 
         # Its outcome was unknown; the same id again tells.
         await work.queue.enqueue("job-99", 1)
         assert await work.queue.enqueue_and_wait("late", 1, timeout=20) == 2
-        await eventually(lambda: len(set(work.completed)) == 101, "the rest")
+        # Not every end is told: the server may have done a settle whose worker waits for its answer no longer.
+        await eventually(ended, "the rest")
         assert twice(work.completed) == []
 
 
