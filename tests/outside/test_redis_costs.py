@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from jobq import Job, Queue, RedisStorage
+from jobq import Job, JobTimeoutError, Queue, RedisStorage
 from tests.servers.fixtures import Starter
 
 JOBS = 2000
@@ -45,3 +45,26 @@ def test_what_a_job_costs_a_server(start: Starter) -> None:
     assert sum(calls.values()) / JOBS < 2.5, calls
     assert scripts / JOBS < 0.2
     assert reads / JOBS < 0.3
+
+
+@pytest.mark.storage("valkey")
+def test_whoever_looks_at_a_job_does_not_get_its_payload(start: Starter) -> None:
+    """A thousand waiters look again every second; with a payload of a megabyte that would be a gigabyte."""
+    server = start.server("valkey")
+
+    async def main() -> None:
+        queue = Queue[bytes, int](RedisStorage(server.url))
+        async with queue:
+            await queue.enqueue("large", bytes(2**20))
+            before = int(server.info("stats")["total_net_output_bytes"])
+
+            status = await queue.get_status("large")
+            again = await queue.enqueue("large", b"")
+            with pytest.raises(JobTimeoutError):
+                await queue.wait("large", timeout=0.0)
+
+            assert status is not None
+            assert (status.state, again.status) == ("queued", "duplicate")
+            assert int(server.info("stats")["total_net_output_bytes"]) - before < 50_000
+
+    asyncio.run(main())

@@ -20,6 +20,11 @@ local function encode(r)
     #r[RECENT], r[RECENT], #r[REPLIES], r[REPLIES], #r[OUTCOME], r[OUTCOME]) .. r[PAYLOAD]
 end
 
+-- What waiters look at again and again is not large because a payload is: none of them wants that.
+local function without_payload(raw, record)
+  return string.sub(raw, 1, #raw - #record[PAYLOAD])
+end
+
 local records, found = {}, {}
 
 -- Fetches the records of many ids with one command; a key that is no string reads as absent, and is overwritten.

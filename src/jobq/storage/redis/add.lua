@@ -2,7 +2,8 @@
 -- add: absent -> queued
 --
 -- ARGV[4…] six for each job: id, nonce, delay in ms, -priority, reply address or '', the record from STATE on, as records.tail packs it
--- returns  for each job: '' accepted; the record that holds the id; or {message} if that cannot be read
+-- returns  for each job: '' accepted; the record that holds the id, without its payload; or {message} if that cannot
+--          be read
 -- again    the nonce of an accepted add is the record's generation, or remembered by the record that replaced it
 -- uses: clock
 
@@ -59,7 +60,7 @@ local function add(id, nonce, delay, priority, reply_to, tail)
           changed[id] = held
         end
       end
-      return encode(held)
+      return without_payload(encode(held), held)
     end
     if not answered(held, held[GENERATION]) then
       remember(held, held[GENERATION], ACCEPTED)

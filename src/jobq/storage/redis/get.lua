@@ -2,7 +2,7 @@
 -- get: looks, notes who wants to be told, and mends
 --
 -- ARGV[4…] three for each job: id, generation or '', reply address or ''
--- returns  for each job: the record; '' absent; or {message} if it cannot be read
+-- returns  for each job: the record without its payload; '' absent; or {message} if it cannot be read
 -- again    an address is noted once
 -- uses: clock, news, record, effects, waiting, mending
 
@@ -23,7 +23,7 @@ local function get(id, generation, reply_to)
       changed[id] = record
     end
   end
-  return found[id]
+  return without_payload(found[id], record)
 end
 
 for i = 4, #ARGV, 3 do
