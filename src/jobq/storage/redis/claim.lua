@@ -101,8 +101,9 @@ local function take(entry, id, key, raw)
 end
 
 local left, size, met = true, 0, 0
--- Some at a time, so that a queue of large payloads neither stops the server for long nor fills the claimer's memory; and
--- of entries without their jobs only so many, since somebody may have removed the records of a million.
+-- Some at a time, so that a queue of large payloads neither stops the server for long nor fills the claimer's memory or
+-- its line, on which an answer must not take longer than it is waited for; and of entries without their jobs only so
+-- many, since somebody may have removed the records of a million.
 while left and #taken < 2 * limit and size < CLAIM_BYTES and met < limit + 2000 do
   local wanted = math.min(limit - #taken / 2, 32)
   local entries = redis.call('ZRANGE', stem .. 'ready', 0, wanted)
@@ -115,11 +116,15 @@ while left and #taken < 2 * limit and size < CLAIM_BYTES and met < limit + 2000 
       ids[i] = string.sub(entry, 9)
       keys[i] = stem .. 'j:' .. ids[i]
     end
+    local looked_at = 0
     for i, raw in ipairs(redis.call('MGET', unpack(keys))) do
-      size = size + #(raw or '')
-      pcall(take, entries[i], ids[i], keys[i], raw) -- A damaged record loses its entry; whoever reads it is told.
+      if size < CLAIM_BYTES then
+        size, looked_at = size + #(raw or ''), i
+        pcall(take, entries[i], ids[i], keys[i], raw) -- A damaged record loses its entry; whoever reads it is told.
+      end
     end
-    redis.call('ZREM', stem .. 'ready', unpack(entries))
+    left = left or looked_at < #entries
+    redis.call('ZREM', stem .. 'ready', unpack(entries, 1, looked_at))
   end
 end
 local wake = left
