@@ -360,4 +360,12 @@ ENGINE = (
         "            pass\n",
         (f"{_WORKER}test_a_worker_tells_of_each_outage[memory]",),
     ),
+    Mutant(
+        "signal-unheard-while-starting",
+        "queue.py",
+        "a worker whose server is silent does not end when it is told to",
+        "await unless(asked, self.start())",
+        "await self.start()",
+        ("tests/engine/test_lifecycle.py::test_a_signal_while_it_starts_ends_the_start",),
+    ),
 )

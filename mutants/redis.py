@@ -343,7 +343,7 @@ REDIS = (
         "redis-claim-of-any-size",
         "storage/redis/claim.lua",
         "a claim of large payloads stops the server, and takes longer to arrive than it is waited for",
-        "      if size < CLAIM_BYTES then\n",
+        "      if size < MOST_BYTES then\n",
         "      if true then\n",
         (f"{_MANY}test_a_claim_of_large_payloads_is_answered_in_parts",),
     ),

@@ -107,4 +107,12 @@ WIRES = (
         "answers = await asyncio.gather(*parts)",
         (f"{_PARTS}test_a_batch_has_not_failed_before_its_last_part_has_ended",),
     ),
+    Mutant(
+        "redis-link-breaks-on-a-slow-line",
+        "storage/redis/link.py",
+        "many large results over a slow line never arrive, since each connection is broken before the last has",
+        "max(self._sent[0][1], self._answered_at)",
+        "self._sent[0][1]",
+        (f"{_LINK}test_replies_that_each_come_in_time_do_not_break_the_connection",),
+    ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -22,6 +22,19 @@ async def any_of(events: Sequence[asyncio.Event]) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def unless(asked: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do something, but give it up as soon as the event is set."""
+    working, asking = asyncio.ensure_future(work), asyncio.ensure_future(asked.wait())
+    try:
+        await asyncio.wait([working, asking], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        asking.cancel()
+        working.cancel()
+        await asyncio.wait([working])
+    if not working.cancelled():
+        working.result()
 
 
 @contextmanager

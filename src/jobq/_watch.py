@@ -78,7 +78,8 @@ class Waiters:
         self.cancel_asked: Callable[[str], None] | None = None
         """Told of jobs that should stop running; set by whoever runs them."""
         self._loop = asyncio.get_running_loop()
-        self._waiters: dict[str, list[Waiter]] = {}
+        self._waiters: dict[str, dict[Waiter, None]] = {}
+        """By id, in the order in which they came."""
         self._watch: Watch | None = None
         self._rereader: asyncio.Task[None] | None = None
         self._reading: set[asyncio.Task[None]] = set()
@@ -110,11 +111,7 @@ class Waiters:
     def register(self, id: str, generation: str | None, timeout: float | None) -> Waiter:
         """Begin to listen, before the request is sent: a hint that comes first is not lost."""
         waiter = Waiter(id, generation, self._loop.create_future())
-        waiters = self._waiters.get(id)
-        if waiters is None:
-            self._waiters[id] = [waiter]
-        else:
-            waiters.append(waiter)
+        self._waiters.setdefault(id, {})[waiter] = None
         if timeout == 0.0:
             waiter.look_once = True
         elif timeout is not None:
@@ -134,8 +131,8 @@ class Waiters:
     def forget(self, waiter: Waiter) -> None:
         """Stop listening. To be called for every registered waiter."""
         waiters = self._waiters.get(waiter.id)
-        if waiters is not None and waiter in waiters:
-            waiters.remove(waiter)
+        if waiters is not None:
+            waiters.pop(waiter, None)
             if not waiters:
                 del self._waiters[waiter.id]
         if waiter.tick >= 0:

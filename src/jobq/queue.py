@@ -16,7 +16,7 @@ from jobq._failure import decode_error
 from jobq._nonces import Nonces
 from jobq._process import Process
 from jobq._producer import MOST_ATTEMPTS, Producer, ProducerOptions
-from jobq._signals import any_of, interruptions
+from jobq._signals import any_of, interruptions, unless
 from jobq._timeouts import Timeouts
 from jobq._watch import Waiters
 from jobq._worker import Worker, WorkerOptions, current_worker
@@ -236,7 +236,7 @@ class Queue(Generic[P, R]):
     async def run(self, *, until_empty: bool = False) -> None:
         """Start, serve until SIGINT or SIGTERM, stop: the body of a worker program.
 
-        A second signal cancels running handlers at once; jobs that do not end are left to their leases.
+        A signal that comes while it starts ends the start. A second signal cancels running handlers at once; jobs that do not end are left to their leases.
 
         Args:
             until_empty: also stop once nothing is left to do, now or later, here or at another worker.
@@ -248,7 +248,7 @@ class Queue(Generic[P, R]):
             raise ConfigError("run: there is no handler; register one with @queue.execute first")
         with interruptions(self._hurry) as asked:
             try:
-                await self.start()
+                await unless(asked, self.start())
                 if self._open is not None:
                     await any_of([asked, *self._open.ends(until_empty=until_empty)])
                 await self.stop()

@@ -672,6 +672,34 @@ async def test_run_serves_until_a_signal_and_returns_normally(storage: Storage, 
     assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.Handlers.SIG_DFL)
 
 
+@pytest.mark.parametrize("slow", ["storage", "listener"])
+@in_loop
+async def test_a_signal_while_it_starts_ends_the_start(storage: Storage, slow: str) -> None:
+    """Else a worker whose server is silent, or whose listener waits for something else, would have to be killed."""
+    gated, begun = Gated(storage), asyncio.Event()
+    queue = Queue[Any, Any](gated)
+    queue.execute(echo)
+
+    async def wait_for_ever() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    if slow == "storage":
+        gated.gates["open"] = asyncio.Event()
+        begun.set()
+    else:
+        queue.on("started", wait_for_ever)
+    running = asyncio.create_task(queue.run())
+    await begun.wait()
+    await passing(0.05)
+
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    async with asyncio.timeout(1.0):
+        await running
+    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.Handlers.SIG_DFL)
+
+
 @in_loop
 async def test_a_second_signal_ends_the_handlers(storage: Storage) -> None:
     """Within a second."""

@@ -63,6 +63,20 @@ async def test_every_missing_command_is_named_at_the_start(user: User) -> None:
             assert await work.queue.enqueue_and_wait("job", 21, timeout=5) == 42, command
 
 
+@in_loop
+async def test_what_is_refused_for_want_of_a_permission_is_not_stored(user: User) -> None:
+    """Taken away while the queue runs, from the command that wakes a worker: it is the last that an enqueue needs."""
+    async with Work(storage_of(user), handles=False) as work:
+        user.may([command for command in COMMANDS if command != "lpush"])
+
+        with pytest.raises(StorageError) as caught:
+            await work.queue.enqueue("job", 1)
+
+        assert caught.value.code == "MISCONFIGURED"
+        user.may(COMMANDS)
+        assert await work.queue.get_status("job") is None
+
+
 @pytest.mark.parametrize(
     ("keys", "about"),
     [

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from jobq import State
+from jobq.job import Snapshot
+from jobq.storage.contract import Ref
 from jobq.testing import Bench
 from tests.faults_redis.scenes import benched, in_loop
 from tests.servers.server import Server
@@ -89,3 +91,55 @@ async def test_a_claim_of_large_payloads_is_answered_in_parts(either_server: Ser
 
         assert taken == ids
         assert 1 < most <= 4 * 2**20 // LARGE + 1
+
+
+@pytest.mark.slow
+@in_loop
+async def test_large_jobs_that_fall_due_together_are_promoted_in_parts(either_server: Server, key_prefix: str) -> None:
+    """A claim of one would else read and write them all, while everybody waits."""
+    async with benched(either_server, key_prefix, by_hand=True) as bench:
+        ids = sorted(f"job-{number:02}" for number in range(40))
+        await bench.queue.add([bench.new(id, bytes(LARGE), delay=1.0) for id in ids])
+        bench.clock.advance(2.0)
+
+        first = await bench.claim(1)
+
+        assert len(first.claims) == 1
+        assert first.next_in == 0.0
+        assert either_server.command("ZCARD", f"{key_prefix}{{first}}:later") > 20
+        assert sorted([first.claims[0].id, *await claimed(bench)]) == ids
+
+
+@in_loop
+async def test_large_results_are_read_in_parts(either_server: Server, key_prefix: str) -> None:
+    """All in one answer would take longer to arrive than it is waited for."""
+    async with benched(either_server, key_prefix, by_hand=True) as bench:
+        ids = [f"job-{number}" for number in range(40)]
+        await bench.queue.add([bench.new(id) for id in ids])
+        for claim in (await bench.claim()).claims:
+            await bench.settle(claim, result=claim.id.encode() * (LARGE // 5))
+        looks = either_server.calls().get("evalsha", 0)
+
+        found = await bench.queue.get([Ref(id) for id in [*ids, "absent"]])
+
+        assert [one and one.result[:6].rstrip(b"j") for one in found if isinstance(one, Snapshot)] == [
+            (id.encode() * 2)[:6].rstrip(b"j") for id in ids
+        ]
+        assert found[-1] is None
+        assert either_server.calls()["evalsha"] - looks in range(2, 10)
+
+
+@in_loop
+async def test_renewals_and_counts_read_no_payload(either_server: Server, key_prefix: str) -> None:
+    """They concern all jobs at once, and a script holds up everybody."""
+    async with benched(either_server, key_prefix, by_hand=True) as bench:
+        await bench.queue.add([bench.new(f"job-{number}", max_attempts=4) for number in range(60)])
+        claims = (await bench.claim(30, lease=30.0)).claims
+        whole = either_server.calls().get("mget", 0)
+
+        held = await bench.queue.extend([(claim.id, claim.token) for claim in claims], 30.0)
+        counts = await bench.queue.counts()
+
+        assert list(map(str, held)) == ["held"] * 30
+        assert counts == {State.QUEUED: 30, State.PROCESSING: 30}
+        assert either_server.calls().get("mget", 0) == whole

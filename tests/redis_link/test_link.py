@@ -15,6 +15,7 @@ from tests.engine.scenes import in_loop, passing
 from tests.redis_link.scenes import Ear, answers, connected, dialer_to, outcome, server_shows
 from tests.servers.fixtures import Starter
 from tests.servers.server import Server
+from tests.servers.trouble import Direction
 
 
 @in_loop
@@ -193,6 +194,22 @@ async def test_a_server_that_stops_answering_is_given_up_at_the_time_limit(start
         assert {type(error) for error in errors} == {StorageUnavailableError}
         assert 0.55 < passed < 1.0
         assert await answers(servers) < 2
+
+
+@in_loop
+async def test_replies_that_each_come_in_time_do_not_break_the_connection(
+    valkey_server: Server, start: Starter
+) -> None:
+    """However many were asked for at once: they may be large, and the line slow."""
+    proxy = start.proxy(valkey_server.port)
+    async with connected(proxy.url, time_limit=1.0) as servers:
+        number = await servers.call("k", ("CLIENT", "ID"))
+
+        proxy.slice(0.05, Direction.REPLIES)  # Each takes a third of a second.
+        await asyncio.gather(*(servers.call("k", ("PING",)) for _ in range(5)))
+        proxy.heal()
+
+        assert await servers.call("k", ("CLIENT", "ID")) == number
 
 
 @in_loop

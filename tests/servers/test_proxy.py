@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -111,7 +111,8 @@ def test_a_dropped_request_never_reaches_the_server(
     assert client.ask("INCR", key_prefix) == ":1\r\n"
     client.send("PING")
     client.send("INCR", key_prefix)
-    client.send("INCR", key_prefix)
+    with suppress(ConnectionError):  # The line may have ended before.
+        client.send("INCR", key_prefix)
 
     assert client.read() == "+PONG\r\n"
     assert client.read() == seen

@@ -55,9 +55,13 @@ local function write(command, key, list)
   return {}
 end
 
--- Writes what was decided; returns the records as they are stored now. New entries come first, then old ones go: if one of
--- their keys is of another type, it refuses before a record is written, and no job has lost the entry by which it is found.
+-- Writes what was decided; returns the records as they are stored now. First comes the marker, then new entries, then old
+-- ones go: if one of their keys is of another type, or a permission is missing, it refuses before a record is written, and
+-- no job has lost the entry by which it is found.
 local function apply()
+  if wake and redis.call('EXISTS', stem .. 'wake') == 0 then
+    redis.call('LPUSH', stem .. 'wake', 1)
+  end
   ready_in = write('ZADD', 'ready', ready_in)
   later_in = write('ZADD', 'later', later_in)
   leases_in = write('ZADD', 'leases', leases_in)
@@ -77,9 +81,6 @@ local function apply()
   end
   if #lasting > 0 then
     redis.call('MSET', unpack(lasting))
-  end
-  if wake and redis.call('EXISTS', stem .. 'wake') == 0 then
-    redis.call('LPUSH', stem .. 'wake', 1)
   end
   if #news > 0 then
     tell(raws)

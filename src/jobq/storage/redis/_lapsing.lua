@@ -6,8 +6,8 @@
 local function set_back()
   local leases = redis.call('ZRANGE', stem .. 'leases', 0, -1, 'WITHSCORES')
   for i = 1, #leases, 2 do
-    local fine, record = pcall(decode, redis.call('MGET', stem .. 'j:' .. string.sub(leases[i], 13))[1] or '')
-    local lapse = steady_now + (fine and record[STATE] == PROCESSING and record[TERM] or 0)
+    local fine, term, state = pcall(start, string.sub(leases[i], 13))
+    local lapse = steady_now + (fine and state == PROCESSING and term or 0)
     if tonumber(leases[i + 1]) > lapse then
       redis.call('ZADD', stem .. 'leases', string.format('%.0f', lapse), leases[i])
     end
@@ -35,7 +35,7 @@ local function end_lapsed(lease)
   return {id, record[GENERATION], record[STATE], record[ATTEMPTS]}
 end
 
--- Ends at most `limit` lapsed leases; returns {id, generation, state, attempts} of each job.
+-- Ends at most `limit` lapsed leases, fewer of large jobs; returns {id, generation, state, attempts} of each job.
 local function rescue(limit)
   if steady < looked then
     set_back()
@@ -48,9 +48,9 @@ local function rescue(limit)
   for i, lease in ipairs(lapsed) do
     ids[i] = string.sub(lease, 13)
   end
-  fetch(ids)
   local rescued = {}
-  for _, lease in ipairs(lapsed) do
+  for i = 1, fetch_some(ids) do
+    local lease = lapsed[i]
     local fine, job = pcall(end_lapsed, lease)
     if fine and job then
       rescued[#rescued + 1] = job

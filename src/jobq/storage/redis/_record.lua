@@ -41,6 +41,34 @@ local function fetch(ids)
   end
 end
 
+-- Fetches records until they are large together, since a script holds up everybody; returns of how many ids, one at least.
+local function fetch_some(ids)
+  local done, size = 0, 0
+  while done < #ids and size < MOST_BYTES do
+    local many = done == 0 and 4 or size < LARGE * done and 32 or 1
+    local some = {unpack(ids, done + 1, math.min(#ids, done + many))}
+    fetch(some)
+    for _, id in ipairs(some) do
+      size = size + #(found[id] or '')
+    end
+    done = done + #some
+  end
+  return done
+end
+
+-- Reads only the start of a record: term, state, cancel_asked, finished, token; nothing if there is none.
+local function start(id)
+  local raw = redis.pcall('GETRANGE', stem .. 'j:' .. id, 0, START_SIZE - 1)
+  if raw == '' or type(raw) == 'table' then
+    return
+  end
+  local format, _, _, term, state, cancel_asked, _, _, _, _, _, _, _, finished, token = struct.unpack(START, raw)
+  if format ~= 1 or state < QUEUED or state > CANCELLED then
+    error('it is damaged, or of another version', 0)
+  end
+  return term, state, cancel_asked, finished, token
+end
+
 -- Returns the record of an id that was fetched, as this script has left it so far; nil if there is none.
 local function load(id)
   local record = records[id]
@@ -59,9 +87,13 @@ local function ended(record)
   return record[STATE] >= COMPLETED
 end
 
-local function absent(record)
+local function expired(term, state, finished)
   -- What expired as it ended is absent by whatever clock, should it have jumped back.
-  return ended(record) and record[TERM] <= math.max(now, record[FINISHED])
+  return state >= COMPLETED and term <= math.max(now, finished)
+end
+
+local function absent(record)
+  return expired(record[TERM], record[STATE], record[FINISHED])
 end
 
 -- The requests that this record has answered within the last LINGER: {nonce or token, answer, when}.

@@ -28,13 +28,14 @@ if plain and sequence[2] == '1' and redis.call('EXISTS', unpack(keys)) == 0 then
     ready[2 * n - 1], ready[2 * n] = ARGV[i + 3], struct.pack('>I8', place) .. ARGV[i]
     accepted[n] = ''
   end
-  redis.call('ZADD', stem .. 'ready', unpack(ready)) -- First: of another type, it refuses before a job is stored.
-  redis.call('MSET', unpack(sets))
-  redis.call('HSET', stem .. 'seq', 'count', string.format('%.0f', place), 'looked',
-    string.format('%.0f', math.max(tonumber(sequence[3]) or 0, steady)))
+  -- First what may be refused, by a key of another type or for want of a permission: then no job is stored.
   if redis.call('EXISTS', stem .. 'wake') == 0 then
     redis.call('LPUSH', stem .. 'wake', 1)
   end
+  redis.call('ZADD', stem .. 'ready', unpack(ready))
+  redis.call('MSET', unpack(sets))
+  redis.call('HSET', stem .. 'seq', 'count', string.format('%.0f', place), 'looked',
+    string.format('%.0f', math.max(tonumber(sequence[3]) or 0, steady)))
   return accepted
 end
 -- uses: news, record, effects, waiting, mending

@@ -5,13 +5,9 @@
 -- returns  for each job: its state as a number, 0 if it is absent
 -- uses: clock, record
 
-local ids, states = {}, {}
+local states = {}
 for i = 4, #ARGV do
-  ids[#ids + 1] = ARGV[i]
-end
-fetch(ids)
-for i, id in ipairs(ids) do
-  local fine, record = pcall(load, id)
-  states[i] = fine and record and not absent(record) and record[STATE] or 0
+  local fine, term, state, _, finished = pcall(start, ARGV[i])
+  states[#states + 1] = fine and term and not expired(term, state, finished) and state or 0
 end
 return states

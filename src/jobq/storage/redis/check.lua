@@ -10,7 +10,7 @@
 local key = stem .. 'check'
 local commands = {
   {'TIME'}, {'DEL', key},
-  {'SET', key, '1', 'PX', '1000'}, {'GET', key}, {'MSET', key, '1'}, {'MGET', key}, {'EXISTS', key},
+  {'SET', key, '1', 'PX', '1000'}, {'GET', key}, {'GETRANGE', key, '0', '1'}, {'MSET', key, '1'}, {'MGET', key}, {'EXISTS', key},
   {'PEXPIRE', key, '1000'}, {'DEL', key},
   {'HSET', key, 'a', '1'}, {'HMGET', key, 'a'}, {'DEL', key},
   {'ZADD', key, '1', 'a'}, {'ZRANGE', key, '0', '0'}, {'ZSCORE', key, 'a'}, {'ZCARD', key}, {'ZREM', key, 'a'},

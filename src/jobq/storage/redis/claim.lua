@@ -48,8 +48,7 @@ if next_event <= 0 or resent or sequence[4] ~= '1' or steady < (tonumber(sequenc
     for i = 1, #due, 2 do
       ids[#ids + 1] = string.sub(due[i], 9)
     end
-    fetch(ids)
-    for i = 1, #due, 2 do
+    for i = 1, 2 * fetch_some(ids), 2 do
       local id = ids[(i + 1) / 2]
       local fine, record = pcall(load, id)
       later_out[#later_out + 1] = due[i]
@@ -104,8 +103,8 @@ local left, size, met = true, 0, 0
 -- Some at a time, so that a queue of large payloads neither stops the server for long nor fills the claimer's memory or
 -- its line, on which an answer must not take longer than it is waited for; and of entries without their jobs only so
 -- many, since somebody may have removed the records of a million.
-while left and #taken < 2 * limit and size < CLAIM_BYTES and met < limit + 2000 do
-  local wanted = math.min(limit - #taken / 2, 32)
+while left and #taken < 2 * limit and size < MOST_BYTES and met < limit + 2000 do
+  local wanted = math.min(limit - #taken / 2, met == 0 and 4 or size < LARGE * met and 32 or 1)
   local entries = redis.call('ZRANGE', stem .. 'ready', 0, wanted)
   left = #entries > wanted
   entries[wanted + 1] = nil
@@ -118,7 +117,7 @@ while left and #taken < 2 * limit and size < CLAIM_BYTES and met < limit + 2000 
     end
     local looked_at = 0
     for i, raw in ipairs(redis.call('MGET', unpack(keys))) do
-      if size < CLAIM_BYTES then
+      if size < MOST_BYTES then
         size, looked_at = size + #(raw or ''), i
         pcall(take, entries[i], ids[i], keys[i], raw) -- A damaged record loses its entry; whoever reads it is told.
       end

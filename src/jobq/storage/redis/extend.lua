@@ -6,23 +6,22 @@
 -- again    a deadline only moves forward, so twice is once
 -- uses: clock, news, record, effects
 
-local lease, ids, answers = tonumber(ARGV[4]), {}, {}
-for i = 5, #ARGV, 2 do
-  ids[#ids + 1] = ARGV[i]
-end
-fetch(ids)
+local lease, answers = tonumber(ARGV[4]), {}
 
+-- It happens to all that runs, again and again: so no payload is read, unless the length of the lease is another.
 local function extend(id, token)
-  local record = load(id)
-  if not record or token == '' or record[TOKEN] ~= token then
+  local term, _, cancel_asked, _, holder = start(id)
+  if not term or token == '' or holder ~= token then
     return 0
   end
-  push(leases_in, string.format('%.0f', steady_now + lease), token .. id)
-  if record[TERM] ~= lease then
+  if term ~= lease then
+    fetch({id})
+    local record = load(id)
     record[TERM] = lease
     changed[id] = record
   end
-  return record[CANCEL_ASKED] == 1 and 2 or 1
+  push(leases_in, string.format('%.0f', steady_now + lease), token .. id)
+  return cancel_asked == 1 and 2 or 1
 end
 
 for i = 5, #ARGV, 2 do

@@ -2,7 +2,8 @@
 -- get: looks, notes who wants to be told, and mends
 --
 -- ARGV[4…] three for each job: id, generation or '', reply address or ''
--- returns  for each job: the record without its payload; '' absent; or {message} if it cannot be read
+-- returns  for each job: the record without its payload; '' absent; or {message} if it cannot be read. Of large jobs only the
+--          first are answered, one at least: the caller asks for the others
 -- again    an address is noted once
 -- uses: clock, news, record, effects, waiting, mending
 
@@ -10,7 +11,6 @@ local ids, answers = {}, {}
 for i = 4, #ARGV, 3 do
   ids[#ids + 1] = ARGV[i]
 end
-fetch(ids)
 
 local function get(id, generation, reply_to)
   local record = load(id)
@@ -26,7 +26,8 @@ local function get(id, generation, reply_to)
   return without_payload(found[id], record)
 end
 
-for i = 4, #ARGV, 3 do
+for n = 1, fetch_some(ids) do
+  local i = 3 * n + 1
   local fine, answer = pcall(get, ARGV[i], ARGV[i + 1], ARGV[i + 2])
   answers[#answers + 1] = fine and answer or {answer}
 end

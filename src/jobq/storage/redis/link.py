@@ -5,7 +5,8 @@ A server answers in the order in which it was asked, so a queue of futures besid
 1.  A caller that is cancelled leaves its place in the queue, and its reply is dropped there.
 2.  When the connection breaks, everything in flight fails at once: what the server did of it is unknown. Whoever asked
     may ask again, and waits for the next connection, at most the time limit.
-3.  A reply that is overdue breaks the connection, since replies cannot overtake each other: one timer for all.
+3.  Since replies cannot overtake each other, one that is overdue breaks the connection: one timer for all. Each has the
+    whole time limit after the one before it, since they may be large, and the line slow.
 4.  Where another server may take over, a second of silence is told, so that somebody looks; and a connection that has
     nothing to send asks now and then, so that silence is noticed. A machine that is gone does not hang up.
 """
@@ -70,6 +71,7 @@ class Link:
         self._flushing = False
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._answered = 0
+        self._answered_at = 0.0
         self._sent: deque[tuple[int, float]] = deque()
         """How many commands had been sent at which time, oldest first, while some of them are unanswered."""
         self._alarm: asyncio.TimerHandle | None = None
@@ -230,6 +232,7 @@ class Link:
             return
         waiter = self._waiting.popleft()
         self._answered += 1
+        self._answered_at = self._loop.time()
         if isinstance(reply, RedisError):
             _fail(waiter, reply)
         elif not waiter.done():
@@ -255,7 +258,7 @@ class Link:
             if self._doubted is not None:
                 self._alarm = self._loop.call_later(min(_PULSE, self._time_limit), self._take_pulse)
             return
-        owed_for = self._loop.time() - self._sent[0][1]
+        owed_for = self._loop.time() - max(self._sent[0][1], self._answered_at)
         if owed_for >= self._time_limit:
             self._break(unavailable(self.address, f"no reply within {self._time_limit:g} s"))
             return

@@ -171,13 +171,23 @@ class RedisNamespace:
         return removed
 
     async def get(self, refs: Sequence[Ref]) -> Sequence[GetAnswer]:
+        answers: list[GetAnswer] = []
+        while len(answers) < len(refs):
+            answers += await self._get(refs[len(answers) :])
+        return answers
+
+    async def _get(self, refs: Sequence[Ref]) -> Sequence[GetAnswer]:
+        """Look at jobs, or at the first of them if they are large together."""
         arguments: list[Part] = []
         for ref in refs:
             arguments += (ref.id, ref.generation or "", ref.reply_to or "")
         return await self._run(
             "get",
             arguments,
-            lambda answers: [_snapshot(ref.id, answer) for ref, answer in zip(refs, _items(answers), strict=True)],
+            lambda answers: [
+                _snapshot(ref.id, answer)
+                for ref, answer in zip(refs[: len(answers) or 1], _items(answers), strict=True)
+            ],
         )
 
     async def wait_for_work(self, timeout: float) -> bool:

@@ -23,12 +23,15 @@ SETTLED_ANSWERS = {20: Settled.LOST, 21: Settled.APPLIED, 22: Settled.CANCELLED}
 
 HEAD = ">BI6I7I6BBBBhI4I4I6I6I6Bc0Bc0"
 """How Lua's struct packs what a claim changes: the fixed fields, and two texts, each behind its length."""
+START = HEAD.removesuffix("Bc0")
+"""The fixed fields and the token."""
 LAYOUT = HEAD + "Bc0Bc0I2c0I2c0I4c0"
 """The whole record; the payload follows."""
 _FIXED = struct.Struct(">BHIBHIHIBBBBhIIHIHIHI")
 _TAIL = struct.Struct(">BBBBhIIHIHIHI")
 _TOKEN = struct.Struct(">BHI5s")
 TOKEN_SIZE = _TOKEN.size
+START_SIZE = _FIXED.size + 1 + TOKEN_SIZE
 _MILLI = 1e3
 _MICRO = 1e6
 

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import NamedTuple
 
 from jobq.storage.contract import LINGER, PUSHED_RESULT_LIMIT
-from jobq.storage.redis.records import HEAD, HINT_KINDS, LAYOUT, NUMBERS, SETTLED_ANSWERS, Record
+from jobq.storage.redis.records import HEAD, HINT_KINDS, LAYOUT, NUMBERS, SETTLED_ANSWERS, START, START_SIZE, Record
 
 _SHEBANG = re.compile(r"\A#!lua[^\n]*\n")
 _NAME = re.compile(r"\b[A-Z][A-Z_]{2,}\b")
@@ -24,7 +24,10 @@ CONSTANTS = {
     "ACCEPTED": 10,
     "HEAD": f"'{HEAD}'",
     "LAYOUT": f"'{LAYOUT}'",
-    "CLAIM_BYTES": 4 * 2**20,
+    "START": f"'{START}'",
+    "START_SIZE": START_SIZE,
+    "MOST_BYTES": 4 * 2**20,
+    "LARGE": 2**16,
     "LINGER": round(LINGER * 1e6),
     "PUSHED_RESULT_LIMIT": PUSHED_RESULT_LIMIT,
 }
