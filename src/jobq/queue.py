@@ -236,7 +236,8 @@ class Queue(Generic[P, R]):
     async def run(self, *, until_empty: bool = False) -> None:
         """Start, serve until SIGINT or SIGTERM, stop: the body of a worker program.
 
-        A signal that comes while it starts ends the start. A second signal cancels running handlers at once; jobs that do not end are left to their leases.
+        A signal that comes while it starts ends the start. A second one cancels running handlers at once; jobs that do
+        not end are left to their leases.
 
         Args:
             until_empty: also stop once nothing is left to do, now or later, here or at another worker.
