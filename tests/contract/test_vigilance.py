@@ -88,3 +88,20 @@ def test_a_sleeper_that_is_cancelled_leaves_to_another_what_it_would_have_woken_
         assert await asyncio.wait_for(ignorant, _SOON)
 
     play(scene)
+
+
+def test_a_sleeper_that_is_cancelled_before_it_would_have_looked_leaves_that_to_another(play: Play) -> None:
+    """Nobody was woken for what falls due, since it would have been awake by then."""
+
+    async def scene(bench: Bench) -> None:
+        ignorant, short = await asleep(bench, LONG), await asleep(bench, LONG / 4)
+        await bench.add(delay=LONG / 2)
+        await _looked(bench)
+        assert not ignorant.done()
+
+        short.cancel()
+        await asyncio.wait([short])
+
+        assert await asyncio.wait_for(ignorant, _SOON)
+
+    play(scene)

@@ -185,8 +185,7 @@ class MemoryNamespace:
         except asyncio.CancelledError:
             with self._lock:
                 self._sleepers = [other for other in self._sleepers if other is not sleeper]
-                if sleeper.woken or due_in is not None:  # Others may rely on it to be awake when that falls due.
-                    self._wake_one()
+                self._wake_one()  # It may have been woken, or relied upon to be awake when something falls due.
             raise
         finally:
             timer.cancel()

@@ -216,13 +216,9 @@ class FileNamespace:
             await sleeper.future
             return sleeper.woken or due_in is not None
         except asyncio.CancelledError:
-            # A marker that is gone was taken by somebody who is just about to wake us. And others may rely on us to be
-            # awake when something falls due.
-            taken = storage.hints is not None and not storage.hints.unmark(sleeper.marker)
-            news = sleeper.woken or taken or due_in is not None
+            # Somebody may have woken us, or be about to, or rely on us to be awake when something falls due.
             self._remove(sleeper)  # First, or it would pass the news on to itself.
-            if news:
-                self._wake(1)
+            self._wake(1)
             raise
         finally:
             if timer is not None:
