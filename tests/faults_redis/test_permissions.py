@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from typing import ClassVar
 
 import pytest
 
 from jobq import Queue, RedisStorage, StorageError
 from jobq.storage.contract import Storage
-from jobq.testing import ManualClock, StorageContract
+from jobq.testing import Bench, ManualClock, StorageCase, StorageContract
 from tests.faults_redis.scenes import Work, eventually, in_loop
 from tests.servers.cluster import Cluster
 from tests.servers.secret import SECRET
@@ -34,6 +35,17 @@ def user(either_server: Server, key_prefix: str) -> Iterator[User]:
     user.may(COMMANDS)
     yield user
     user.leave()
+
+
+@asynccontextmanager
+async def bench_on(storage: RedisStorage) -> AsyncIterator[Bench]:
+    """A bench on a user's storage, with the server's own clock."""
+    await storage.open()
+    bench = Bench(StorageCase(), ManualClock(), storage)
+    try:
+        yield bench
+    finally:
+        await bench.close()
 
 
 def storage_of(user: User) -> RedisStorage:
@@ -61,6 +73,22 @@ async def test_every_missing_command_is_named_at_the_start(user: User) -> None:
         user.may(COMMANDS)
         async with Work(storage_of(user), name=f"after-{command}") as work:
             assert await work.queue.enqueue_and_wait("job", 21, timeout=5) == 42, command
+
+
+@in_loop
+async def test_a_renewal_that_is_refused_is_no_lost_lease(user: User) -> None:
+    """A worker would else drop all that it runs, although nobody has taken it."""
+    async with bench_on(storage_of(user)) as bench:
+        claim = await bench.processing()
+        user.may([command for command in COMMANDS if command != "getrange"])
+
+        for asked in (bench.extend(claim), bench.queue.counts()):
+            with pytest.raises(StorageError) as caught:
+                await asked
+            assert caught.value.code == "MISCONFIGURED"
+
+        user.may(COMMANDS)
+        assert str(await bench.extend(claim)) == "held"
 
 
 @in_loop

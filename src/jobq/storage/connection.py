@@ -50,7 +50,8 @@ class Connection:
             raise StorageError("the storage is not open: start a queue on it first", code="CLOSED")
         if self._pid != os.getpid():
             raise StorageError(
-                "the storage was opened before a fork: open one of your own in the child process", code="FORKED"
+                "the storage was opened before a fork: fork before you open it, or spawn the child process",
+                code="FORKED",
             )
         if self._loop is not loop:
             raise StorageError(

@@ -272,7 +272,8 @@ class Namespace(Protocol):
         """Return when a job may be claimable, or something falls due earlier than was known; else after ``timeout``.
 
         It may return early for nothing. Work that arrives wakes one sleeper where the storage can, and a claim that
-        leaves work behind wakes the next. Cancelled after it was woken, it passes the wake-up on.
+        leaves work behind wakes the next. Cancelled after it was woken, it passes the wake-up on; where nothing is
+        missed (`is_vigilant`) it wakes another in any case, since others may rely on it to look in time.
 
         Returns:
             True if a claim should be made; that is never wrong. False if it would be in vain: nothing was there that is

@@ -6,7 +6,7 @@
 local function set_back()
   local leases = redis.call('ZRANGE', stem .. 'leases', 0, -1, 'WITHSCORES')
   for i = 1, #leases, 2 do
-    local fine, term, state = pcall(start, string.sub(leases[i], 13))
+    local fine, term, state = start(string.sub(leases[i], 13))
     local lapse = steady_now + (fine and state == PROCESSING and term or 0)
     if tonumber(leases[i + 1]) > lapse then
       redis.call('ZADD', stem .. 'leases', string.format('%.0f', lapse), leases[i])

@@ -56,17 +56,28 @@ local function fetch_some(ids)
   return done
 end
 
--- Reads only the start of a record: term, state, cancel_asked, finished, token; nothing if there is none.
-local function start(id)
-  local raw = redis.pcall('GETRANGE', stem .. 'j:' .. id, 0, START_SIZE - 1)
-  if raw == '' or type(raw) == 'table' then
-    return
-  end
+local function unpack_start(raw)
   local format, _, _, term, state, cancel_asked, _, _, _, _, _, _, _, finished, token = struct.unpack(START, raw)
   if format ~= 1 or state < QUEUED or state > CANCELLED then
     error('it is damaged, or of another version', 0)
   end
   return term, state, cancel_asked, finished, token
+end
+
+-- Reads only the start of a record. Returns whether it can be read, and term, state, cancel_asked, finished, token; nothing
+-- more if there is none. What the server refuses ends the script: it says nothing about this job.
+local function start(id)
+  local raw = redis.pcall('GETRANGE', stem .. 'j:' .. id, 0, START_SIZE - 1)
+  if type(raw) == 'table' then
+    if not string.find(raw.err, 'WRONGTYPE', 1, true) then
+      error(raw)
+    end
+    return true
+  end
+  if raw == '' then
+    return true
+  end
+  return pcall(unpack_start, raw)
 end
 
 -- Returns the record of an id that was fetched, as this script has left it so far; nil if there is none.

@@ -7,7 +7,7 @@
 
 local states = {}
 for i = 4, #ARGV do
-  local fine, term, state, _, finished = pcall(start, ARGV[i])
+  local fine, term, state, _, finished = start(ARGV[i])
   states[#states + 1] = fine and term and not expired(term, state, finished) and state or 0
 end
 return states

@@ -10,13 +10,19 @@ local lease, answers = tonumber(ARGV[4]), {}
 
 -- It happens to all that runs, again and again: so no payload is read, unless the length of the lease is another.
 local function extend(id, token)
-  local term, _, cancel_asked, _, holder = start(id)
+  local fine, term, _, cancel_asked, _, holder = start(id)
+  if not fine then
+    return {term}
+  end
   if not term or token == '' or holder ~= token then
     return 0
   end
   if term ~= lease then
     fetch({id})
-    local record = load(id)
+    local readable, record = pcall(load, id)
+    if not readable then
+      return {record}
+    end
     record[TERM] = lease
     changed[id] = record
   end
@@ -25,8 +31,7 @@ local function extend(id, token)
 end
 
 for i = 5, #ARGV, 2 do
-  local fine, answer = pcall(extend, ARGV[i], ARGV[i + 1])
-  answers[#answers + 1] = fine and answer or {answer}
+  answers[#answers + 1] = extend(ARGV[i], ARGV[i + 1])
 end
 if #leases_in > 0 then
   redis.call('ZADD', stem .. 'leases', 'GT', unpack(leases_in))
