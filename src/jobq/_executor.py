@@ -19,7 +19,7 @@ import msgspec
 from jobq._failure import code_of, describe, encode_error, failure
 from jobq._process import Process
 from jobq._running import Running
-from jobq._threads import Threads
+from jobq._threads import NoThreadError, Threads
 from jobq.checks import check_seconds
 from jobq.clock import Clock
 from jobq.errors import ConfigError, JobFailedError, SerializationError
@@ -44,6 +44,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """With FAILING: what it raised. With FAILED: the `JobFailedError`, with that as its cause."""
 
 
+_PAUSE = 0.3
+"""Seconds; less than a stop waits for what it has told to end."""
 _DROPPED = Outcome(Settlement("", "", State.QUEUED))
 """Of a handler that ended after its claim was decided about."""
 
@@ -136,6 +138,11 @@ class Executor(Generic[P, R]):
             case "job_timeout" if not timed_out:
                 return await self.timed_out(running)
         match error:
+            case NoThreadError():  # It did not begin to run; given back at once, it would come back at once.
+                if error.first:
+                    self._report(error)
+                await asyncio.sleep(_PAUSE)
+                return Outcome(Settlement(claim.id, claim.token, State.QUEUED))
             case GiveUp():
                 return await self._failed(running, _coded(error, "GIVE_UP"))
             case _ if claim.attempts >= claim.max_attempts:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 from jobq._moments import Moments
+from jobq._process import start_thread
 from jobq._running import Running
 from jobq.clock import Clock
 from jobq.errors import StorageError
@@ -136,7 +138,8 @@ class Inquiry:
             if running.claim.id == id and running.renew_until > now:
                 self._wanted[running] = None
         if self._wanted and self._asking is None:
-            self._asking = asyncio.get_running_loop().create_task(self._ask())
+            asking = asyncio.get_running_loop().create_task(self._ask())
+            self._asking = None if asking.done() else asking  # Done: begun eagerly, and answered without waiting.
 
     async def close(self) -> None:
         if self._asking is not None:
@@ -161,6 +164,11 @@ class Renewer:
     _instances: ClassVar[WeakKeyDictionary[Storage, Renewer]] = WeakKeyDictionary()
 
     @classmethod
+    def forget_all(cls) -> None:
+        """In the child of a fork: the threads of its parent do not run here."""
+        cls._instances.clear()
+
+    @classmethod
     def of(cls, storage: Storage) -> Renewer:
         renewer = cls._instances.get(storage)
         if renewer is None:
@@ -179,19 +187,20 @@ class Renewer:
         self._lock = threading.Lock()
 
     def join(self, group: LeaseGroup, storage: Storage) -> None:
-        """Begin to renew a group."""
+        """Begin to renew a group.
+
+        Raises:
+            StorageUnavailableError: no thread can be started.
+        """
         with self._lock:
-            self._groups.add(group)
-            if self._thread is not None:
-                self._look_again()
-                return
-            twin = storage.twin()
-            if twin is None:
+            twin = storage.twin() if self._thread is None else None
+            if twin is not None:
+                self._thread = start_thread(self._run, twin, name="jobq-leases")
+            elif self._thread is None:
                 task = self._tasks[group] = asyncio.get_running_loop().create_task(self._keep(group, storage))
                 task.add_done_callback(lambda _: self._forget(group))
-                return
-            self._thread = threading.Thread(target=self._run, args=(twin,), name="jobq-leases", daemon=True)
-            self._thread.start()
+            self._groups.add(group)
+            self._look_again()
 
     async def leave(self, group: LeaseGroup) -> None:
         """Stop renewing a group; with the last one the thread ends."""
@@ -298,6 +307,9 @@ class Renewer:
             if not await _extend(group, namespace, wanted[start : start + _MOST_AT_ONCE], self._clock):
                 return False
         return True
+
+
+os.register_at_fork(after_in_child=Renewer.forget_all)
 
 
 async def _extend(group: LeaseGroup, namespace: Namespace, some: Sequence[Running], clock: Clock) -> bool:

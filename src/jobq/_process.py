@@ -1,10 +1,14 @@
-"""Process: which process this is, for whoever must not be used in a child of the one that made it."""
+"""Which process this is, for whoever must not be used in a child of the one that made it, and its threads."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+import threading
+from collections.abc import Callable
+
+from jobq.errors import StorageUnavailableError
 
 _log = logging.getLogger("jobq")
 
@@ -34,3 +38,20 @@ class Process:
 
 
 os.register_at_fork(after_in_child=Process._look)
+
+
+def start_thread(target: Callable[..., object], *arguments: object, name: str) -> threading.Thread:
+    """Start a daemon: an interpreter that exits without a stop does not wait for it.
+
+    Raises:
+        StorageUnavailableError: the system gives no further thread now.
+    """
+    thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise StorageUnavailableError(
+            f"no thread can be started ({error}): raise the limit of processes or memory, then try again",
+            code="NO_THREAD",
+        ) from error
+    return thread

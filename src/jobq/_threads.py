@@ -14,11 +14,21 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from jobq._process import Process
+from jobq._process import Process, start_thread
+from jobq.errors import StorageUnavailableError
 
 Ended = tuple[Any, BaseException | None]
 """What a function returned, and what it raised instead: a future itself refuses some exceptions, as StopIteration."""
 _Call = tuple[Callable[[], Any], asyncio.AbstractEventLoop, asyncio.Future[Ended]]
+
+
+class NoThreadError(StorageUnavailableError):
+    """A function was not called, since no thread could be had for it."""
+
+    def __init__(self, error: StorageUnavailableError, *, first: bool) -> None:
+        super().__init__(str(error), code=error.code)
+        self.first = first
+        """Whether the last attempt to start a thread succeeded."""
 
 
 class Threads:
@@ -28,20 +38,26 @@ class Threads:
         self._name = name
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._idle = 0
+        """How many threads are free; below zero: how many calls wait for one."""
         self._count = 0
+        self._short = False
         self._lock = threading.Lock()
 
     def submit(self, function: Callable[..., Any], argument: object) -> asyncio.Future[Ended]:
-        """Call ``function(argument)`` in a thread, with a copy of the current context. It cannot be cancelled."""
+        """Call ``function(argument)`` in a thread, with a copy of the current context. It cannot be cancelled.
+
+        Where no further thread can be started, it waits until one of those that are there is free.
+
+        Raises:
+            NoThreadError: there is none at all.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Ended] = loop.create_future()
         context = contextvars.copy_context()
         with self._lock:
-            if self._idle:
-                self._idle -= 1
-            else:
-                self._count += 1
-                threading.Thread(target=self._work, name=f"{self._name}-{self._count}", daemon=True).start()
+            if self._idle <= 0:
+                self._grow()
+            self._idle -= 1
         self._calls.put((lambda: context.run(function, argument), loop, future))
         return future
 
@@ -49,6 +65,18 @@ class Threads:
         """Let idle threads end; busy ones end when their function returns."""
         for _ in range(self._count):
             self._calls.put(None)
+
+    def _grow(self) -> None:
+        try:
+            start_thread(self._work, name=f"{self._name}-{self._count + 1}")
+        except StorageUnavailableError as error:
+            first, self._short = not self._short, True
+            if self._count == 0:
+                raise NoThreadError(error, first=first) from error
+        else:
+            self._short = False
+            self._count += 1
+            self._idle += 1
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:

@@ -133,7 +133,9 @@ class Worker:
 
     def start(self) -> None:
         Renewer.of(self._storage).join(self._group, self._storage)
-        self._tasks = [self._loop.create_task(self._consume()), self._loop.create_task(self._pruner.keep_pruning())]
+        # Never eagerly, whatever factory of tasks the loop has: the claimer must find itself among them.
+        work = (self._consume(), self._pruner.keep_pruning())
+        self._tasks = [asyncio.Task(coroutine, loop=self._loop) for coroutine in work]
 
     async def stop(self, timeout: float) -> None:
         """Stop claiming, wait, cancel, give back. Returns within ``timeout`` and one second, whatever handlers do."""

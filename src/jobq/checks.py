@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from jobq.clock import Clock
-from jobq.errors import ConfigError, JobQueueError
+from jobq.errors import ConfigError
 
 LONGEST = 100 * 365.25 * 86400.0
 """100 years, the longest duration."""
@@ -169,14 +169,6 @@ def text_of(error: object) -> str:
 def is_scheme(text: str) -> bool:
     """Whether a text can be the scheme of a URL. What cannot is not shown, since it may have a password in it."""
     return _SCHEME.fullmatch(text) is not None
-
-
-def wrong_loop(what: str, name: str) -> JobQueueError:
-    """Return the error of a call to a queue or a reaper that lives in another event loop."""
-    return JobQueueError(
-        f"{what} {name!r} was started in another event loop: use it there, or make one {what} per loop",
-        code="WRONG_LOOP",
-    )
 
 
 def _finite(option: str, value: object, wanted: str) -> float:

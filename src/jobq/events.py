@@ -120,7 +120,8 @@ class Emitter:
             self._report(event, error)
             return
         if answer is not None and inspect.isawaitable(answer):  # Asking costs more than most listeners do.
-            task = asyncio.ensure_future(self._follow(event, answer))
+            # Never eagerly, whatever factory of tasks the loop has: a listener must be known as one when it begins.
+            task = asyncio.Task(self._follow(event, answer), loop=asyncio.get_running_loop())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

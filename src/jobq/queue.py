@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar, overload
 from jobq._annotations import types_of
 from jobq._executor import Executor, Handler, Hook, check_handler
 from jobq._failure import decode_error
+from jobq._home import Home
 from jobq._nonces import Nonces
 from jobq._process import Process
 from jobq._producer import MOST_ATTEMPTS, Producer, ProducerOptions
@@ -33,9 +34,8 @@ from jobq.checks import (
     check_serde,
     check_storage,
     default_label,
-    wrong_loop,
 )
-from jobq.errors import ConfigError, JobQueueError, QueueClosedError
+from jobq.errors import ConfigError, QueueClosedError
 from jobq.events import QUEUE_EVENTS, Emitter, L, Listener
 from jobq.job import (
     CancelResult,
@@ -148,8 +148,7 @@ class Queue(Generic[P, R]):
         self._logger = check_logger(logger)
         self._emitter = Emitter(QUEUE_EVENTS, self._logger)
         self._handler: Handler[P, R] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._starting: asyncio.Lock | None = None
+        self._home = Home(f"queue {self.name!r}")
         self._stopping: asyncio.Task[None] | None = None
         self._open: _Open[P, R] | None = None
 
@@ -165,16 +164,11 @@ class Queue(Generic[P, R]):
             StorageCorruptError: what is stored is damaged, or of a newer version.
             ConfigError: a type of this queue cannot be decoded by msgspec; pass a serde.
         """
-        loop = asyncio.get_running_loop()
-        if self._open is not None and self._loop is not loop and not self._abandoned():
-            raise wrong_loop("queue", self.name)
-        if self._loop is not loop or self._starting is None:
-            self._loop, self._starting = loop, asyncio.Lock()
-        if self._emitter.calling and (self._stopping is not None or self._starting.locked()):
+        if self._emitter.calling and (self._stopping is not None or self._home.changing):
             if self._stopping is None and self._open is not None:
                 return  # The start that waits for this listener has done it.
             raise QueueClosedError(f"queue {self.name!r} is being stopped and waits for this listener: start it later")
-        async with self._starting:
+        async with self._home.turn(self._is_used, self._forget):
             if self._stopping is not None:
                 await asyncio.wait([self._stopping])
             if self._open is not None:
@@ -191,7 +185,10 @@ class Queue(Generic[P, R]):
                 if self._handler is not None and self._open is opened and opened.worker is None:
                     self._consume(opened, self._handler)
             except BaseException:
-                await self._close(opened, 0.0)
+                if self._stopping is not None:
+                    await asyncio.wait([self._stopping])
+                elif self._open is opened:
+                    await self._close(opened, 0.0)
                 raise
 
     async def stop(self, timeout: float | timedelta | None = None) -> None:
@@ -205,21 +202,19 @@ class Queue(Generic[P, R]):
             timeout: seconds for running handlers to finish; ``visibility_timeout`` if None; 0 cancels at once.
         """
         seconds = check_optional_seconds("timeout", timeout)
-        loop, calling = asyncio.get_running_loop(), self._emitter.calling
-        # What waits for a listener must not be waited for by it.
-        if self._open is None and self._starting is not None and self._loop is loop and not calling:
-            async with self._starting:  # A start that is under way ends first.
+        calling = self._emitter.calling  # What waits for a listener must not be waited for by it.
+        if self._open is None and not calling:
+            async with self._home.turn(self._is_used, self._forget):  # A start that is under way ends first.
                 pass
         opened = self._open
         if opened is None:
             if self._stopping is not None and not calling:
                 await asyncio.wait([self._stopping])
             return
-        if self._loop is not loop:
-            raise wrong_loop("queue", self.name)
+        self._home.check()
         if self._stopping is None:
             wait = self._worker_options.lease if seconds is None else seconds
-            self._stopping = loop.create_task(self._close(opened, wait))
+            self._stopping = asyncio.get_running_loop().create_task(self._close(opened, wait))
             self._stopping.add_done_callback(self._stopped)
         inside = current_worker.get()
         handler_of = None if inside is None else inside()
@@ -276,7 +271,7 @@ class Queue(Generic[P, R]):
             raise ConfigError("execute: this queue has a handler already; use another queue name for another handler")
         opened = self._open
         # A start that still waits for its listeners consumes when they have ended.
-        if opened is not None and opened.worker is None and not (self._starting and self._starting.locked()):
+        if opened is not None and opened.worker is None and not self._home.changing:
             self._consume(opened, handler)
         self._handler = handler
         return handler
@@ -496,13 +491,7 @@ class Queue(Generic[P, R]):
             raise QueueClosedError(
                 f"queue {self.name!r} is not started, or was stopped: await queue.start(), or use `async with queue:`"
             )
-        if Process.id != opened.pid:
-            raise JobQueueError(
-                f"queue {self.name!r} was started before a fork: make one of your own in the child process",
-                code="FORKED",
-            )
-        if asyncio.get_running_loop() is not self._loop:
-            raise wrong_loop("queue", self.name)
+        self._home.check()
         return opened.producer
 
     def _serdes(self, handler: Handler[P, R] | None) -> tuple[Serde[P], Serde[R]]:
@@ -542,7 +531,7 @@ class Queue(Generic[P, R]):
             clock=self._storage.clock,
             report=partial(self._emitter.emit, "error"),
         )
-        opened.worker = Worker(
+        worker = Worker(
             self._storage,
             executor,
             self._worker_options,
@@ -551,8 +540,8 @@ class Queue(Generic[P, R]):
             nonces=opened.nonces,
             logger=self._logger,
         )
-        opened.waiters.cancel_asked = opened.worker.ask_to_cancel
-        opened.worker.start()
+        worker.start()
+        opened.worker, opened.waiters.cancel_asked = worker, worker.ask_to_cancel
 
     async def _close(self, opened: _Open[P, R], timeout: float) -> None:
         loop = asyncio.get_running_loop()
@@ -575,12 +564,12 @@ class Queue(Generic[P, R]):
         if self._open is not None and self._open.worker is not None:
             self._open.worker.hurry()
 
-    def _abandoned(self) -> bool:
-        """Forget what a closed loop left behind, if that is so."""
-        if self._loop is None or not self._loop.is_closed():
-            return False
+    def _is_used(self) -> bool:
+        return self._open is not None or self._stopping is not None
+
+    def _forget(self) -> None:
+        """Forget what a closed loop left behind."""
         self._open = self._stopping = None
-        return True
 
 
 class _Open(Generic[P, R]):

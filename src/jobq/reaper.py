@@ -9,9 +9,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, overload
 
+from jobq._home import Home
 from jobq._leader import Leadership
 from jobq._reaper import Reaping
-from jobq.checks import check_logger, check_name, check_seconds, check_storage, wrong_loop
+from jobq.checks import check_logger, check_name, check_seconds, check_storage
 from jobq.errors import ConfigError
 from jobq.events import REAPER_EVENTS, Emitter, L, Listener
 from jobq.storage.contract import Hint, HintKind, Rescued, Storage, Watch
@@ -108,8 +109,7 @@ class Reaper:
         self._logger = check_logger(logger)
         self._emitter = Emitter(REAPER_EVENTS, self._logger)
         self._own: OrderedDict[tuple[str, str, int], None] = OrderedDict()
-        self._changing = asyncio.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._home = Home(f"reaper {self.name!r}")
         self._started = False
         self._stops: set[asyncio.Task[None]] = set()
         self._leadership: Leadership | None = None
@@ -129,14 +129,7 @@ class Reaper:
         Raises:
             StorageUnavailableError: the storage was not reachable within 5 s; try again later.
         """
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._abandoned():  # What it left behind ended with it.
-                self._started, self._leadership, self._reaping = False, None, None
-            if self._started:
-                raise wrong_loop("reaper", self.name)
-            self._loop, self._changing = loop, asyncio.Lock()
-        async with self._changing:
+        async with self._home.turn(self._is_used, self._forget):
             if self._started:
                 return
             await self._storage.open()
@@ -157,19 +150,14 @@ class Reaper:
 
         Awaited inside a listener, it begins the stop and returns at once. Cancelled, it goes on in the background.
         """
-        loop = asyncio.get_running_loop()
-        if self._abandoned():
-            return  # What it left behind ended with its loop; the next start forgets it.
-        if self._started and self._loop is not loop:
-            raise wrong_loop("reaper", self.name)
-        stopping = loop.create_task(self._stop())
+        stopping = asyncio.get_running_loop().create_task(self._stop())
         self._stops.add(stopping)
         stopping.add_done_callback(self._stops.discard)
         if not self._emitter.calling:
             await asyncio.shield(stopping)
 
     async def _stop(self) -> None:
-        async with self._changing:
+        async with self._home.turn(self._is_used, self._forget):
             if not self._started:
                 return
             self._started = False
@@ -207,8 +195,12 @@ class Reaper:
     def __repr__(self) -> str:
         return f"<Reaper {self.name!r} on {self._storage!r}>"
 
-    def _abandoned(self) -> bool:
-        return self._loop is not None and self._loop.is_closed()
+    def _is_used(self) -> bool:
+        return self._started
+
+    def _forget(self) -> None:
+        """Forget what a closed loop left behind."""
+        self._started, self._leadership, self._reaping = False, None, None
 
     def _new_leadership(self, election: LeaderElection) -> Leadership:
         return Leadership(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
+
+import pytest
 
 from jobq import Queue, Reaper
 from jobq.events import QUEUE_EVENTS, REAPER_EVENTS
@@ -119,6 +123,21 @@ class Waiting:
 async def passing(seconds: float) -> None:
     """Let the loop go on for a while in which nothing is expected to happen."""
     await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=seconds)
+
+
+@contextlib.contextmanager
+def no_thread_for(name: str) -> Iterator[None]:
+    """Let no thread of such a name be started, as when the system has too many."""
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith(name):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        yield
 
 
 async def echo(job: Any) -> Any:

@@ -24,7 +24,7 @@ from jobq import (
     State,
 )
 from jobq.storage.contract import Storage
-from tests.engine.scenes import Events, in_loop, passing
+from tests.engine.scenes import Events, in_loop, no_thread_for, passing
 
 Handler = Callable[[Job[Any]], Any]
 BOTH = pytest.mark.parametrize("threaded", [False, True], ids=["coroutine", "thread"])
@@ -748,6 +748,49 @@ async def test_functions_run_side_by_side_up_to_concurrency(storage: Storage) ->
         again = await asyncio.gather(*(queue.enqueue_and_wait(f"again-{number}", None) for number in range(20)))
 
     assert len({*idents, *again}) == 20
+
+
+@in_loop
+async def test_a_function_that_no_thread_can_be_had_for_is_given_back(storage: Storage) -> None:
+    """It did not run, so that is no attempt; and it is told once, however long it lasts."""
+    queue = Queue[Any, Any](storage, block_timeout=0.1, max_attempts=2)
+    queue.execute(lambda job: job.attempts)
+    events = Events(queue)
+    async with queue:
+        with no_thread_for("jobq-handler"):
+            await queue.enqueue("a", 1)
+            await events.until("requeued", 3)
+        assert await queue.wait("a", timeout=5) == 1
+
+    assert [error.code for (error,) in events.of("error")] == ["NO_THREAD"]
+    assert events.of("failing") == []
+
+
+@in_loop
+async def test_functions_wait_for_the_threads_that_there_are(storage: Storage) -> None:
+    """When no further one can be had; and once it can, there are as many as slots again."""
+    queue = Queue[Any, Any](storage, concurrency=3)
+    together, threads = threading.Barrier(3), set()
+
+    @queue.execute
+    def meet(job: Job[Any]) -> int:
+        threads.add(threading.get_ident())
+        if job.payload:
+            together.wait(5)
+        return job.attempts
+
+    async def run(payload: int) -> list[int]:
+        ids = [f"{len(threads)} {payload} {number}" for number in range(3)]
+        return await asyncio.gather(*(queue.enqueue_and_wait(id, payload, timeout=5) for id in ids))
+
+    async with queue:
+        await queue.enqueue_and_wait("first", 0)
+        with no_thread_for("jobq-handler"):
+            assert await run(0) == [1, 1, 1]
+            assert len(threads) == 1
+        assert await run(1) == [1, 1, 1]
+
+    assert len(threads) == 3
 
 
 @in_loop

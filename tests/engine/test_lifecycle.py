@@ -8,11 +8,13 @@ import errno
 import gc
 import os
 import signal
+import sqlite3
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +22,7 @@ import pytest
 
 from jobq import (
     ConfigError,
+    FileStorage,
     Job,
     JobQueueError,
     LeaderElection,
@@ -31,7 +34,7 @@ from jobq import (
 )
 from jobq.storage.contract import Storage
 from jobq.testing import OnLoop, VirtualClock, run_virtual
-from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, leaving_no_task, passing
+from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, leaving_no_task, no_thread_for, passing
 
 
 @contextlib.contextmanager
@@ -483,6 +486,118 @@ async def test_use_of_a_reaper_in_another_loop_is_refused(storage: Storage) -> N
 
     async with Reaper(storage) as reaper:
         assert await asyncio.to_thread(lambda: asyncio.run(use())) == ["WRONG_LOOP"] * 2
+
+
+@pytest.mark.parametrize("kind", [Queue, Reaper])
+@in_loop
+async def test_of_two_loops_that_start_at_the_same_moment_the_second_is_refused(
+    storage: Storage, kind: type[Queue[Any, Any] | Reaper]
+) -> None:
+    """While the first start is still under way: it must not lose its place, nor the second wait in the first's loop."""
+    gated = Gated(storage)
+    gated.gates["open"] = asyncio.Event()
+    started: Queue[Any, Any] | Reaper = kind(gated)  # type: ignore[arg-type]
+
+    async def refused() -> str:
+        with pytest.raises(JobQueueError) as caught:
+            async with asyncio.timeout(2):
+                await started.start()
+        return caught.value.code
+
+    starting = asyncio.create_task(started.start())
+    await passing(0.01)
+    assert await asyncio.to_thread(lambda: asyncio.run(refused())) == "WRONG_LOOP"
+    gated.gates["open"].set()
+    await starting
+    assert isinstance(started, Reaper) or (await started.enqueue("a", 1)).status == "queued"
+    await started.stop()
+
+
+def test_of_two_loops_that_open_a_storage_at_the_same_moment_the_second_is_refused(tmp_path: Path) -> None:
+    """Two queues have two locks, but the storage is one."""
+    storage = FileStorage(tmp_path, durability="normal")
+    holder = sqlite3.connect(tmp_path / "jobq.sqlite3", isolation_level=None)
+
+    async def refused() -> str:
+        with pytest.raises(JobQueueError) as caught:
+            async with asyncio.timeout(2):
+                await Queue[Any, Any](storage, name="second").start()
+        return caught.value.code
+
+    async def use() -> tuple[str, str]:
+        holder.execute("BEGIN EXCLUSIVE")
+        starting = asyncio.create_task(Queue[Any, Any](storage, name="first").start())
+        await passing(0.05)
+        code = await asyncio.to_thread(lambda: asyncio.run(refused()))
+        holder.execute("ROLLBACK")
+        await starting
+        async with Queue[Any, Any](storage, name="third") as queue:
+            status = (await queue.enqueue("a", 1)).status
+        await storage.close()
+        return code, status
+
+    with contextlib.closing(holder), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        assert asyncio.run(use()) == ("WRONG_LOOP", "queued")
+        gc.collect()
+
+
+@in_loop
+async def test_a_start_cancelled_while_a_stop_is_under_way_disconnects_once(storage: Storage) -> None:
+    """The storage may be shared, and its other queues must not find it closed."""
+    gate = asyncio.Event()
+    other = Queue[Any, Any](storage, name="other")
+    other.on("started", gate.wait)
+    async with Queue[Any, Any](storage) as healthy:
+        starting = asyncio.create_task(other.start())
+        await passing(0.01)
+        stopping = asyncio.create_task(other.stop(0.2))
+        await passing(0.01)
+        starting.cancel()
+        answers = await asyncio.gather(starting, stopping, return_exceptions=True)
+
+        assert [type(answer) for answer in answers] == [asyncio.CancelledError, type(None)]
+        assert (await healthy.enqueue("a", 1)).status == "queued"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["jobq-leases", "jobq-file"])
+@in_loop
+async def test_a_start_without_a_thread_is_refused_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    """Neither for this queue nor for others of the storage: with a thread again, leases are renewed."""
+    storage = FileStorage(tmp_path, durability="normal")
+    queues = [Queue[Any, Any](storage, name=name, visibility_timeout=0.4, block_timeout=0.1) for name in "ab"]
+    events = [Events(queue) for queue in queues]
+
+    async def longer_than_a_lease(job: Job[Any]) -> int:
+        await passing(1)
+        return job.attempts
+
+    for queue in queues:
+        queue.execute(longer_than_a_lease)
+    with no_thread_for(name):
+        for _ in range(2):
+            with pytest.raises(StorageUnavailableError, match="thread") as caught:
+                await queues[0].start()
+            await queues[0].stop()
+    for queue in queues:
+        await queue.start()
+    assert await asyncio.gather(*(queue.enqueue_and_wait("a", 1, timeout=5) for queue in queues)) == [1, 1]
+    for queue in queues:
+        await queue.stop()
+
+    assert caught.value.code == "NO_THREAD"
+    assert [event.of("lease_lost") for event in events] == [[], []]
+
+
+@in_loop
+async def test_a_handler_registered_when_no_thread_can_be_had_may_be_registered_again(tmp_path: Path) -> None:
+    """The queue goes on as it was."""
+    async with Queue[Any, Any](FileStorage(tmp_path)) as queue:
+        with no_thread_for("jobq-leases"), pytest.raises(StorageUnavailableError):
+            queue.execute(echo)
+        queue.execute(echo)
+        assert await queue.enqueue_and_wait("a", 1) == 1
 
 
 @pytest.mark.slow

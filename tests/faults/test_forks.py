@@ -1,4 +1,5 @@
-"""Handlers that fork: the child neither renews nor settles nor claims, and its parent works and stops as ever."""
+"""Forks: of handlers, whose child neither renews nor settles nor claims, while its parent works and stops as ever; and
+under storages, where the child may use what was not open, and no more."""
 
 from __future__ import annotations
 
@@ -7,13 +8,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from jobq import Queue, open_storage
+from jobq import FileStorage, Job, JobQueueError, Queue, open_storage
+from tests.engine.scenes import passing
 from tests.faults.program import LEASE
 from tests.servers.fixtures import Starter
 from tests.servers.waiting import wait_for
@@ -54,6 +57,36 @@ def alive(fact: list[str]) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def in_child(act: Callable[[], object]) -> str:
+    """Fork, and return what it answers in the child, or the code of what it raises there."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            answer = str(act())
+        except JobQueueError as error:
+            answer = error.code
+        except BaseException as error:
+            answer = repr(error)
+        os.write(writing, answer.encode())
+        os._exit(0)
+    os.close(writing)
+    told = os.read(reading, 1000).decode()
+    os.close(reading)
+    os.waitpid(child, 0)
+    return told
+
+
+def enqueued_in(directory: Path) -> str:
+    """Enqueue a job by a queue and a storage made anew."""
+
+    async def main() -> str:
+        async with Queue[int, int](FileStorage(directory)) as queue:
+            return (await queue.enqueue("made anew", 1)).status
+
+    return asyncio.run(main())
 
 
 @contextmanager
@@ -127,3 +160,65 @@ def test_a_child_that_outlives_its_worker_does_not_keep_the_job(url: str, tmp_pa
     assert answer == "by the parent"
     assert outlived
     assert first.facts("completed") == []
+
+
+def test_a_queue_of_the_parent_is_refused_in_the_child(tmp_path: Path) -> None:
+    """And its parent's job is done all the same."""
+
+    async def main() -> tuple[str, int]:
+        queue = Queue[int, int](FileStorage(tmp_path))
+
+        @queue.execute
+        async def double(job: Job[int]) -> int:
+            return 2 * job.payload
+
+        async with queue:
+            told = in_child(lambda: queue.enqueue("child", 1).send(None))
+            return told, await queue.enqueue_and_wait("parent", 21, timeout=5)
+
+    assert asyncio.run(main()) == ("FORKED", 42)
+
+
+def test_a_directory_that_was_open_at_the_fork_is_refused_in_the_child_also_by_a_new_object(tmp_path: Path) -> None:
+    """SQLite would take the parent's locks for the child's, and jobs that it accepted would be gone with the log."""
+
+    async def main() -> list[str]:
+        async with Queue[int, int](FileStorage(tmp_path / "open")) as queue:
+            await queue.enqueue("parent", 1)
+            return [
+                in_child(lambda: enqueued_in(tmp_path / "open")),
+                in_child(lambda: in_child(lambda: enqueued_in(tmp_path / "open"))),
+                in_child(lambda: enqueued_in(tmp_path / "other")),
+            ]
+
+    assert asyncio.run(main()) == ["FORKED", "FORKED", "queued"]
+    assert in_child(lambda: enqueued_in(tmp_path / "open")) == "queued"  # The parent has closed it.
+
+
+@pytest.mark.slow
+def test_a_queue_whose_loop_ended_before_the_fork_keeps_its_leases_in_the_child(url: str) -> None:
+    """The thread that renewed them is the parent's; files that were open are refused instead."""
+    queue = Queue[int, int](open_storage(url), name="left", visibility_timeout=0.5, block_timeout=0.2)
+    lost: list[str] = []
+    queue.on("lease_lost", lost.append)
+
+    @queue.execute
+    async def longer_than_a_lease(job: Job[int]) -> int:
+        await passing(1.5 * job.payload)
+        return job.attempts
+
+    async def leave() -> None:
+        await queue.start()
+        await queue.enqueue_and_wait("parent", 0)
+
+    async def use(id: str) -> tuple[int, list[str]]:
+        async with queue:
+            return await queue.enqueue_and_wait(id, 1, timeout=8), lost
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        asyncio.run(leave())
+        told = in_child(lambda: asyncio.run(use("child")))
+        assert asyncio.run(use("parent again")) == (1, [])
+
+    assert told == ("FORKED" if url.startswith("file") else "(1, [])")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from jobq import FileStorage, Job, JobQueueError, Queue, State, StorageError
+from jobq import FileStorage, Queue, State
 
 PROGRAM = Path(__file__).with_name("program.py")
 LEASE = 1.0
@@ -201,39 +201,3 @@ def test_jobs_of_a_process_that_exits_without_stop_are_recovered(world: World) -
     assert b"without stop" in process.stderr
     assert world.start("work", 0.0).wait(PATIENCE) == 0
     world.check()
-
-
-def told_by(child: int, pipe: int) -> str:
-    text = os.read(pipe, 1000).decode()
-    os.close(pipe)
-    os.waitpid(child, 0)
-    return text
-
-
-def test_a_forked_child_is_refused_and_harms_nothing(tmp_path: Path) -> None:
-    async def main() -> tuple[str, int]:
-        queue = Queue[int, int](FileStorage(tmp_path))
-
-        @queue.execute
-        async def double(job: Job[int]) -> int:
-            return 2 * job.payload
-
-        async with queue:
-            reading, writing = os.pipe()
-            child = os.fork()
-            if child == 0:
-                try:
-                    coroutine = queue.enqueue("child", 1)
-                    coroutine.send(None)
-                    answer = "accepted"
-                except (JobQueueError, StorageError) as error:
-                    answer = error.code
-                except BaseException as error:
-                    answer = repr(error)
-                os.write(writing, answer.encode())
-                os._exit(0)
-            os.close(writing)
-            told = told_by(child, reading)
-            return told, await queue.enqueue_and_wait("parent", 21, timeout=5)
-
-    assert asyncio.run(main()) == ("FORKED", 42)

@@ -14,7 +14,7 @@ import pytest
 from tests.house.sources import modules, tree
 
 FLOORS = ("words", "contract", "backends and engine", "opening", "door", "outside")
-WORDS = {"errors", "job", "events", "clock", "serde", "_exact", "retry", "signal", "checks"}
+WORDS = {"errors", "job", "events", "clock", "serde", "_exact", "_home", "_process", "retry", "signal", "checks"}
 CONTRACT = {"storage.contract", "storage.connection"}
 DOOR = {"queue", "reaper"}
 OUTSIDE = {"cli", "dashboard", "integrations", "metrics", "otel", "testing"}

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import os
 import socket
 import sqlite3
+import sys
 import threading
+import warnings
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,9 +19,10 @@ import pytest
 from jobq.clock import Clock
 from jobq.errors import ConfigError, StorageCorruptError, StorageError, StorageUnavailableError
 from jobq.job import NewJob, Settlement, State
-from jobq.storage.contract import Hint, HintKind
+from jobq.storage.contract import Hint, HintKind, Ref
 from jobq.storage.file import FileStorage
 from jobq.storage.sqlite import CHECKPOINT_BYTES
+from jobq.storage.wal import Log
 
 DATABASE = "jobq.sqlite3"
 
@@ -133,6 +139,100 @@ def test_a_deleted_database_is_an_error_and_no_empty_queue(tmp_path: Path) -> No
         await storage.close()
 
     asyncio.run(use())
+
+
+@pytest.mark.parametrize("end", ["-wal", "-shm"])
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_what_sqlite_keeps_beside_the_database_is_missed_at_once(tmp_path: Path, end: str, replaced: bool) -> None:
+    """Who goes on writing to a deleted log accepts jobs that nobody finds. What was accepted before, a stop keeps."""
+    beside = tmp_path / f"{DATABASE}{end}"
+
+    async def use() -> None:
+        storage = await opened(tmp_path)
+        queue = storage.namespace("q")
+        await queue.add([job("a")])
+        beside.unlink()
+        if replaced:
+            beside.touch()
+        with pytest.raises(StorageCorruptError, match=end) as caught:
+            await queue.add([job("b")])
+        assert caught.value.code == "DELETED"
+        await storage.close()
+        storage = await opened(tmp_path)
+        assert [found is not None for found in await storage.namespace("q").get([Ref("a"), Ref("b")])] == [True, False]
+        await storage.close()
+
+    asyncio.run(use())
+
+
+def test_a_directory_that_may_not_be_read_for_a_moment_is_no_deleted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits would give up for good. What root may do is not asked, so it is played."""
+
+    async def use() -> None:
+        storage = await opened(tmp_path)
+        queue = storage.namespace("q")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "lstat", forbidden)
+            with pytest.raises(StorageUnavailableError) as caught:
+                await queue.add([job("a")])
+        assert caught.value.code == "CANNOT_OPEN"
+        assert await queue.add([job("a")]) == [None]
+        await storage.close()
+
+    def forbidden(path: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    asyncio.run(use())
+
+
+def test_trouble_beside_a_checkpoint_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As no memory for it: a thread that ended would leave every later call without an answer."""
+    troubles: list[BaseException] = [MemoryError(), RecursionError()]
+    grown = Log.grown
+
+    def failing(log: Log) -> bool:
+        if troubles:
+            raise troubles.pop()
+        return grown(log)
+
+    async def use() -> list[object]:
+        storage = await opened(tmp_path)
+        queue = storage.namespace("q")
+        async with asyncio.timeout(5):
+            added = [await queue.add([job(id)]) for id in "abc"]
+        await storage.close()
+        return added
+
+    monkeypatch.setattr(Log, "grown", failing)
+    assert asyncio.run(use()) == [[None]] * 3
+    assert not troubles
+
+
+def test_a_storage_that_nobody_closed_is_collected_with_all_that_it_holds(tmp_path: Path) -> None:
+    """Also where warnings are errors. A program that makes one in each of its loops must not drown in threads."""
+    before = {*threading.enumerate()}, len([*Path("/proc/self/fd").iterdir()])
+    left: list[weakref.ref[FileStorage]] = []
+
+    async def leave() -> None:
+        storage = await opened(tmp_path)
+        await storage.namespace("q").add([job("a")])
+        left.append(weakref.ref(storage))
+
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        unraisable: list[object] = []
+        patch.setattr(sys, "unraisablehook", lambda said: unraisable.append(said.exc_value))
+        warnings.simplefilter("error")
+        asyncio.run(leave())
+        gc.collect()
+    for thread in {*threading.enumerate()} - before[0]:
+        thread.join(5)
+
+    assert left[0]() is None
+    assert [type(error) for error in unraisable] == [ResourceWarning]
+    assert ({*threading.enumerate()}, len([*Path("/proc/self/fd").iterdir()])) == before
+    assert not [*(tmp_path / "sockets").iterdir()]
 
 
 def test_a_restart_of_the_machine_lapses_every_lease(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-
+from jobq._home import Home
 from jobq.errors import StorageError
 
 
@@ -16,53 +14,38 @@ class Connection:
 
     def __init__(self) -> None:
         self._users = 0
-        self._pid = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._changing: asyncio.Lock | None = None
+        self._home = Home("the storage", StorageError)
 
     async def open(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._users and self._loop is not loop and self._loop is not None and self._loop.is_closed():
-            self._abandon()
-        if self._users:
-            self.check_usable(loop)
-        if self._loop is not loop or self._changing is None:
-            self._loop, self._changing = loop, asyncio.Lock()
-        self._pid = os.getpid()
-        async with self._changing:
+        async with self._home.turn(self._is_used, self._abandon):
             if self._users == 0:
                 await self._connect()
             self._users += 1
 
     async def close(self) -> None:
-        if self._users == 0 or self._changing is None:
+        if self._users == 0:
             return
-        async with self._changing:
+        async with self._home.turn(self._is_used, self._abandon):
             try:
                 if self._users == 1:
                     await self._disconnect()
             finally:  # Also if this is cancelled: what was disconnected must not count as open.
-                self._users -= 1
+                self._users = max(0, self._users - 1)
 
-    def check_usable(self, loop: asyncio.AbstractEventLoop) -> None:
+    def check_usable(self) -> None:
         """Raise unless this is the loop and the process that opened the connection."""
         if self._users == 0:
             raise StorageError("the storage is not open: start a queue on it first", code="CLOSED")
-        if self._pid != os.getpid():
-            raise StorageError(
-                "the storage was opened before a fork: fork before you open it, or spawn the child process",
-                code="FORKED",
-            )
-        if self._loop is not loop:
-            raise StorageError(
-                "the storage is open in another event loop: use one storage object per loop", code="WRONG_LOOP"
-            )
+        self._home.check()
 
     async def _connect(self) -> None:
         raise NotImplementedError
 
     async def _disconnect(self) -> None:
         raise NotImplementedError
+
+    def _is_used(self) -> bool:
+        return self._users > 0
 
     def _abandon(self) -> None:
         """Forget a connection whose loop was closed under it."""

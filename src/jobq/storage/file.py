@@ -97,12 +97,13 @@ class FileStorage(Connection):
 
     def __del__(self) -> None:
         if getattr(self, "_database", None) is not None:
-            warnings.warn(
-                f"{self!r} was never closed: stop the queues on it", ResourceWarning, stacklevel=2, source=self
-            )
             self._end_thread()
             if self.hints is not None:
                 self.hints.close()
+            # Last: where warnings are errors, nothing comes after it.
+            warnings.warn(
+                f"{self!r} was never closed: stop the queues on it", ResourceWarning, stacklevel=2, source=self
+            )
 
     async def submit(
         self,
@@ -114,9 +115,8 @@ class FileStorage(Connection):
         before: Callable[[], object] | None = None,
     ) -> A:
         """Let the thread run something in its next transaction, or ``before`` and then it in the one after that."""
-        loop = asyncio.get_running_loop()
-        self.check_usable(loop)
-        future: asyncio.Future[A] = loop.create_future()
+        self.check_usable()
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._outbox.append(Operation(name, run, future, writes=writes, audience=audience, before=before))
         if before is not None:
             self._flush_soon()  # A crowd of idle workers falls asleep at a time, and nobody waits for them.
@@ -196,9 +196,9 @@ class FileStorage(Connection):
                     self._database.put(operations)
 
     def _flush_soon(self) -> None:
-        if not self._scheduled and self._loop is not None:
+        if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def _answered(self, operations: list[Operation]) -> None:
         self._busy = self._busy and operations[0].before is not None

@@ -88,7 +88,7 @@ class Host(Protocol):
     @property
     def clock(self) -> Clock: ...
 
-    def check_usable(self, loop: asyncio.AbstractEventLoop) -> None: ...
+    def check_usable(self) -> None: ...
 
     def shrink(self, connection: sqlite3.Connection) -> None: ...
 
@@ -188,7 +188,7 @@ class FileNamespace:
 
     async def wait_for_work(self, timeout: float) -> bool:
         storage, loop = self._storage, asyncio.get_running_loop()
-        storage.check_usable(loop)
+        storage.check_usable()
         number = await self._queue_number()
         sleeper = Sleeper(self._clock.monotonic() + timeout)
         self._slept += 1
@@ -227,7 +227,7 @@ class FileNamespace:
 
     async def watch(self, handler: Callable[[Hint], None]) -> FileWatch:
         storage = self._storage
-        storage.check_usable(asyncio.get_running_loop())
+        storage.check_usable()
         socket = "-" if storage.hints is None else storage.hints.name
         address = f"{socket}:{self._clock.random_bytes(12).hex()}"
         return FileWatch(storage.watches, self._name, handler, address)

@@ -84,9 +84,9 @@ class HintSocket:
                 self._socket = None
             if self._directory >= 0:
                 self._forget(self.name)
-                if self._at_exit is not None:
-                    self._at_exit.detach()
-                os.close(self._directory)
+                # Collected, this may have been finalized already, and the descriptor's number be another file's.
+                if self._at_exit is None or self._at_exit.detach() is not None:
+                    os.close(self._directory)
                 self._directory = -1
 
     def send(self, name: str, queue: str, hints: list[tuple[str, Hint]]) -> None:

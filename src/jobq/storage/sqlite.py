@@ -21,6 +21,7 @@ import sqlite3
 import stat
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -28,8 +29,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from jobq._process import start_thread
 from jobq.clock import Clock, uniform
 from jobq.errors import ConfigError, StorageCorruptError, StorageError, StorageFullError, StorageUnavailableError
+from jobq.storage.opened import FileId, OpenFiles, file_id
 from jobq.storage.wal import Log
 
 BUSY_FOR = 5.0
@@ -104,7 +107,8 @@ class Database:
         self._synchronous = synchronous
         self._clock = clock
         self._inbox: queue.SimpleQueue[list[Operation] | None] = queue.SimpleQueue()
-        self._identity = (0, 0)
+        self._in_place: dict[str, FileId] = {}
+        """The database and what SQLite keeps beside it, each by its path: whether they are still what is open here."""
         self._set_synchronous = synchronous
         self._log: Log | None = None
         self._shrinking = False
@@ -113,14 +117,15 @@ class Database:
         self._ended: asyncio.Future[None] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop, answer: Callable[[list[Operation]], None]) -> asyncio.Future[None]:
-        """Start the thread; the future tells when the database is open, or why not."""
+        """Start the thread; the future tells when the database is open, or why not.
+
+        Raises:
+            StorageUnavailableError: no thread can be started.
+        """
         opened: asyncio.Future[None] = loop.create_future()
         self._ended = ended = loop.create_future()
-        # A daemon, so that an interpreter that exits without `close` does not hang.
-        self._thread = threading.Thread(
-            target=self._serve, args=(loop, answer, opened, ended), name="jobq-file", daemon=True
-        )
-        self._thread.start()
+        # The thread keeps nothing alive whose method it is to call: a storage that nobody holds any more ends it.
+        self._thread = start_thread(self._serve, loop, weakref.WeakMethod(answer), opened, ended, name="jobq-file")
         return opened
 
     async def ended(self) -> None:
@@ -149,7 +154,7 @@ class Database:
     def _serve(
         self,
         loop: asyncio.AbstractEventLoop,
-        answer: Callable[[list[Operation]], None],
+        answer: weakref.WeakMethod[Callable[[list[Operation]], None]],
         opened: asyncio.Future[None],
         ended: asyncio.Future[None],
     ) -> None:
@@ -163,10 +168,10 @@ class Database:
             _tell(loop, _succeed, opened)
             while (operations := self._inbox.get()) is not None:
                 self._work(connections[0], operations)
-                if not _tell(loop, answer, operations):
+                if not _tell(loop, _call, answer, operations):
                     return
                 del operations
-                with contextlib.suppress(sqlite3.Error, OSError):
+                with contextlib.suppress(Exception):  # It stays due; also without memory for it, as for one operation.
                     self._checkpoint(*connections)
         finally:
             for connection in reversed(connections):
@@ -174,6 +179,7 @@ class Database:
                     connection.close()
             if self._log is not None:
                 self._log.close()
+            OpenFiles.leave(self)
             _tell(loop, _succeed, ended)
 
     # One list of operations.
@@ -186,7 +192,7 @@ class Database:
                     if operation.before is not None:
                         operation.before()
                 self._begin(connection, standing)
-                self._check_identity()
+                self._check_in_place()
                 for operation in standing:
                     self._apply(connection, operation, alone=len(standing) == 1)
                     if not connection.in_transaction:
@@ -259,18 +265,17 @@ class Database:
             else:
                 return
 
-    def _check_identity(self) -> None:
-        try:
-            found = self._path.lstat()
-        except OSError as error:
-            raise self._deleted() from error
-        if (found.st_dev, found.st_ino) != self._identity:
-            raise self._deleted()
+    def _check_in_place(self) -> None:
+        """Raise if others would find other files than those that are open here, and lose what is written to these."""
+        for path, identity in self._in_place.items():
+            if file_id(path) != identity:
+                raise self._deleted(path)
 
-    def _deleted(self) -> StorageCorruptError:
+    def _deleted(self, path: str) -> StorageCorruptError:
+        is_database = path == str(self._path)
+        remedy = "put the file back if you can" if is_database else "which saves what this one held"
         return StorageCorruptError(
-            f"{self._path} was deleted or replaced while it was in use: stop all queues on it, put the file back "
-            "if you can, and start again",
+            f"{path} was deleted or replaced while it was in use: stop all queues on it, {remedy}, and start again",
             code="DELETED",
         )
 
@@ -292,16 +297,29 @@ class Database:
 
     def _open(self, connections: list[sqlite3.Connection]) -> None:
         self._create_file()
+        self._take_note_of("")
+        if not OpenFiles.enter(self, self._in_place[str(self._path)]):
+            raise StorageError(
+                f"{self._path} was open when this process was forked, and SQLite cannot be used on both sides of a "
+                "fork: fork before a queue is started on it, or start the child by spawn or forkserver",
+                code="FORKED",
+            )
         until = time.monotonic() + BUSY_FOR
         # Without a busy timeout: `_patiently` waits, and a checkpoint need not.
         connections += (sqlite3.connect(self._path, isolation_level=None, timeout=0.0) for _ in range(2))
         for connection in connections:
             with self._making_sense():
                 self._patiently(partial(self._prepare, connection), until)
-        found = self._path.lstat()
-        self._identity = (found.st_dev, found.st_ino)
+        self._take_note_of("-wal", "-shm")
         (page_size,) = connections[0].execute("PRAGMA page_size").fetchone()
         self._log = Log(Path(f"{self._path}-wal"), page_size=page_size, every=CHECKPOINT_BYTES)
+
+    def _take_note_of(self, *ends: str) -> None:
+        for path in (f"{self._path}{end}" for end in ends):
+            identity = file_id(path)
+            if identity is None:
+                raise self._deleted(path)
+            self._in_place[path] = identity
 
     def _create_file(self) -> None:
         if self._create:
@@ -310,7 +328,7 @@ class Database:
             found = self._path.lstat()
         except FileNotFoundError as error:
             if not self._create:
-                raise self._deleted() from error
+                raise self._deleted(str(self._path)) from error
             # Exclusive, so that a link planted meanwhile is refused, and only we see it before its mode is set.
             with contextlib.suppress(FileExistsError):
                 self._path.touch(0o600, exist_ok=False)
@@ -470,6 +488,11 @@ def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *argum
     except RuntimeError:  # The loop was closed under a storage that was never closed.
         return False
     return True
+
+
+def _call(answer: weakref.WeakMethod[Callable[[list[Operation]], None]], operations: list[Operation]) -> None:
+    if (method := answer()) is not None:
+        method(operations)
 
 
 def _succeed(future: asyncio.Future[None]) -> None:

@@ -7,7 +7,6 @@ docs/reference/redis-keys.md.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import re
@@ -119,20 +118,20 @@ class RedisStorage(Connection):
     # Coroutines are handed on as they are, because each one awaited within another costs every call.
 
     def call(self, slot_key: str, command: Command) -> Coroutine[Any, Any, Any]:
-        self.check_usable(asyncio.get_running_loop())
+        self.check_usable()
         return self._servers.call(slot_key, command)
 
     def run(
         self, slot_key: str, verb: str, times: tuple[Part, Part], arguments: Sequence[Part]
     ) -> Coroutine[Any, Any, Any]:
         """Run a script by its digest, or by its text if the server does not know it (any more)."""
-        self.check_usable(asyncio.get_running_loop())
+        self.check_usable()
         return self._run(slot_key, verb, times, arguments)
 
     async def subscribe(
         self, slot_key: str, channel: str, receive: Callable[[bytes], None], missed: Callable[[], None]
     ) -> None:
-        self.check_usable(asyncio.get_running_loop())
+        self.check_usable()
         await self._servers.subscribe(slot_key, channel, receive, missed)
 
     def events(self, stem: str) -> str:
@@ -143,7 +142,7 @@ class RedisStorage(Connection):
         await self._servers.unsubscribe(channel)
 
     def wait_for_marker(self, key: str, timeout: float) -> Coroutine[Any, Any, bool]:
-        self.check_usable(asyncio.get_running_loop())
+        self.check_usable()
         return self._servers.wait_for_marker(key, timeout)
 
     async def _run(self, slot_key: str, verb: str, times: tuple[Part, Part], arguments: Sequence[Part]) -> Any:
