@@ -34,7 +34,7 @@ class Leadership:
         self._changed = changed
         self._report = report
         self._until = 0.0
-        self._told = False
+        self._told = self._troubled = False
         self._task: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -65,10 +65,13 @@ class Leadership:
             try:
                 held = await self._lock.hold(_NAME, self._owner, self._ttl)
             except Exception as error:  # A bug in a storage must not end an election in silence.
-                self._report(error)
+                if not self._troubled:  # Once for an outage.
+                    self._report(error)
+                self._troubled = True
                 # While the lock may still be ours, it is worth asking again soon.
                 await asyncio.sleep(min(self._renew_every, self._retry_every) / 2)
                 continue
+            self._troubled = False
             self._until = asked_at + self._ttl if held else 0.0
             self._tell(self.is_leader)
             self._watch_expiry()

@@ -153,7 +153,9 @@ class Producer(Generic[P, R]):
     async def wait(self, id: str, timeout: float | None) -> R:
         waiter = self._waiters.register(id, None, timeout)
         try:
-            self._reader.put(Ref(id, None, self._waiters.address), self._found, waiter, waiter.future)
+            # Who only looks need not be told later.
+            address = None if timeout == 0.0 else self._waiters.address
+            self._reader.put(Ref(id, None, address), self._found, waiter, waiter.future)
             return self.result(await waiter.future)
         finally:
             self._waiters.forget(waiter)

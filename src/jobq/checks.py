@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
@@ -95,10 +96,12 @@ def check_name(option: str, value: object) -> str:
     return name
 
 
-def check_callable(option: str, value: Any) -> Any:
-    """Return what can be called, or None."""
+def check_callable(option: str, value: Any, *, plain: bool = False) -> Any:
+    """Return what can be called, or None; with ``plain`` what answers at once."""
     if value is not None and not callable(value):
         raise ConfigError(f"{option}: must be callable, not {type(value).__name__}")
+    if plain and inspect.iscoroutinefunction(value):
+        raise ConfigError(f"{option}: must be a plain function, since nobody awaits its answer; remove the async")
     return value
 
 

@@ -142,7 +142,7 @@ class Queue(Generic[P, R]):
             result_ttl=check_seconds("result_ttl", result_ttl),
             max_payload=check_integer("max_payload", max_payload, least=1, most=_LARGEST_PAYLOAD),
         )
-        self._retry: RetryPolicy = check_callable("retry", retry) or ExponentialBackoff(clock=storage.clock)
+        self._retry: RetryPolicy = check_callable("retry", retry, plain=True) or ExponentialBackoff(clock=storage.clock)
         self._after_execution = check_callable("after_execution", after_execution)
         self._explicit_serdes = check_serde("payload_serde", payload_serde), check_serde("result_serde", result_serde)
         self._logger = check_logger(logger)
@@ -195,7 +195,8 @@ class Queue(Generic[P, R]):
         """Stop claiming, let running handlers finish, then cancel them and give their jobs back; disconnect.
 
         It returns within ``timeout`` and one second, whatever handlers do: what does not end is left to its lease.
-        Stopping twice is harmless. Awaited inside a handler or a listener, it begins the stop and returns at once.
+        Stopping twice is harmless. Awaited inside a handler or a listener, or a task that one has made, it begins the
+        stop and returns at once.
         Cancelled, the stop goes on in the background.
 
         Args:
@@ -360,7 +361,7 @@ class Queue(Generic[P, R]):
             result_ttl=result_ttl,
             delay=delay,
             priority=priority,
-            replied=True,
+            replied=seconds != 0.0,
         )
         waiter = producer.ask(job, seconds)
         try:

@@ -44,6 +44,11 @@ def shown(value: Any) -> str:
     return f"{type(value).__name__}-{ascii(value)[:24]}" if type(value) is not object else "object"
 
 
+async def awaited(attempt: int, error: BaseException) -> float:
+    """No retry policy, since nobody awaits its answer."""
+    return 1.0
+
+
 def cases(**values: list[Any]) -> Any:
     """Make one case of each option and each of its values."""
     return pytest.mark.parametrize(
@@ -64,7 +69,7 @@ def cases(**values: list[Any]) -> Any:
     result_ttl=[*NO_DURATION, None],
     job_timeout=[*NO_DURATION, 0, 0.0, timedelta(0)],
     loop_stall_limit=[*NO_DURATION, 0, 0.0, timedelta(0)],
-    retry=[3, "x", True, object()],
+    retry=[3, "x", True, object(), awaited],
     after_execution=[3, "x", True, object()],
     logger=[5, "jobq", True, object(), logging.Logger],
     payload_serde=[3, "x", print, object(), JsonSerde],

@@ -488,15 +488,16 @@ async def refused(name: str, owner: str, ttl: float) -> bool:
 
 @in_loop
 async def test_trouble_with_the_lock_is_reported(storage: Storage) -> None:
-    """As an error event, and the election goes on."""
+    """As an error event, once for each outage, and the election goes on."""
     gated = Gated(storage)
-    gated.failures["hold"] = [StorageUnavailableError("away")]
+    gated.failures["hold"] = [StorageUnavailableError("away"), StorageUnavailableError("away")]
     reaper = Reaper(gated, leader_election=QUICK)
     events = Events(reaper)
     async with reaper:
         await events.until("leadership_acquired", within=2)
-
-    assert [type(error) for (error,) in events.of("error")] == [StorageUnavailableError]
+        assert [type(error) for (error,) in events.of("error")] == [StorageUnavailableError]
+        gated.failures["hold"] = [StorageUnavailableError("away again")]
+        await events.until("error", 2, within=2)
 
 
 @pytest.mark.slow

@@ -583,3 +583,28 @@ async def test_a_failure_never_comes_back_as_code(storage: Storage) -> None:
 
     assert caught.value.error.type == "os.system"
     assert type(caught.value).__module__ == "jobq.errors"
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+@in_loop
+async def test_who_only_looks_is_not_told_later(storage: Storage, timeout: float) -> None:
+    """Else each look of a new program would make the job's record longer."""
+    gated, namespace = Gated(storage), storage.namespace("default")
+    addresses: list[str | None] = []
+
+    async def add(jobs: Sequence[NewJob]) -> Any:
+        addresses.extend(job.reply_to for job in jobs)
+        return await namespace.add(jobs)
+
+    async def get(refs: Sequence[Ref]) -> Any:
+        addresses.extend(ref.reply_to for ref in refs)
+        return await namespace.get(refs)
+
+    gated.replaced |= {"add": add, "get": get}
+    async with Queue[Any, Any](gated) as queue:
+        with pytest.raises(JobTimeoutError):
+            await queue.enqueue_and_wait("a", 1, timeout=timeout)
+        with pytest.raises(JobTimeoutError):
+            await queue.wait("a", timeout=timeout)
+
+    assert [address is not None for address in addresses] == [timeout > 0] * 2

@@ -99,6 +99,8 @@ LINGER = 10.0
 """Seconds for which a record outlives its expiry, and a nonce is remembered."""
 MOST_REMEMBERED = 1000
 """Requests of one job that are remembered; of more within `LINGER` seconds the earliest are forgotten."""
+MOST_ADDRESSES = 100
+"""Addresses that are noted with one job, the latest; who is forgotten is not told, and finds out by reading again."""
 RESEND_FOR = 5.0
 """Seconds after its first sending within which a request may be sent again."""
 WORKER_LOST = b"WORKER_LOST"
@@ -218,7 +220,8 @@ class Namespace(Protocol):
     async def add(self, jobs: Sequence[NewJob]) -> Sequence[AddAnswer]:
         """``absent → queued``. None means accepted; else the snapshot that holds the id, with its result.
 
-        Where a job that holds the id has not ended, a ``reply_to`` is noted with it.
+        Where a job that holds the id has not ended, a ``reply_to`` is noted with it: the latest `MOST_ADDRESSES` of
+        them, because many programs may ask for one job in the course of time.
         """
         ...
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import compress
 
 from jobq.job import Claim, NewJob, Snapshot, State
-from jobq.storage.contract import LINGER, MOST_REMEMBERED, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
+from jobq.storage.contract import LINGER, MOST_ADDRESSES, MOST_REMEMBERED, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
 
 NEVER = math.inf
 UNKNOWN = object()
@@ -105,7 +105,7 @@ class Record:
 
     def note(self, reply_to: str | None) -> None:
         if reply_to is not None and not self.state.terminal and reply_to not in self.replies:
-            self.replies += (reply_to,)
+            self.replies = (*self.replies, reply_to)[-MOST_ADDRESSES:]
 
     def remember(self, nonce: str, answer: Answer, monotonic: float) -> None:
         lately = {key: value for key, value in self.recent.items() if value[1] > monotonic - LINGER}

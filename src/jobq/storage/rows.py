@@ -15,7 +15,7 @@ import msgspec
 from jobq.checks import shown
 from jobq.errors import StorageCorruptError
 from jobq.job import Snapshot, State
-from jobq.storage.contract import LINGER, MOST_REMEMBERED, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
+from jobq.storage.contract import LINGER, MOST_ADDRESSES, MOST_REMEMBERED, PUSHED_RESULT_LIMIT, Hint, HintKind, Settled
 
 STATES = (State.QUEUED, State.FAILING, State.PROCESSING, State.COMPLETED, State.FAILED, State.CANCELLED)
 NUMBER_OF = {state: number for number, state in enumerate(STATES)}
@@ -71,7 +71,7 @@ class Row(msgspec.Struct):
         addresses = self.addresses
         if reply_to is None or self.state.terminal or reply_to in addresses:
             return False
-        self.replies = "\n".join((*addresses, reply_to))
+        self.replies = "\n".join((*addresses, reply_to)[-MOST_ADDRESSES:])
         return True
 
     @property

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from jobq.job import State
-from jobq.storage.contract import PUSHED_RESULT_LIMIT, Hint, HintKind, Ref, Watch
+from jobq.storage.contract import MOST_ADDRESSES, PUSHED_RESULT_LIMIT, Hint, HintKind, Ref, Watch
 from jobq.testing.bench import SOON, Bench, StorageCase, near, scenario, soon
 
 LONG = 3 * SOON
@@ -190,6 +190,20 @@ class Telling(StorageCase):
             await bench.cancel(running=True)
             assert (await soon(others.get())).kind is HintKind.CANCEL_ASKED
 
+            assert hints.empty()
+
+    @scenario
+    async def test_of_many_who_asked_the_latest_are_told(self, bench: Bench) -> None:
+        """Or the record of a job that is due in a year would grow with each program that looks for it."""
+        async with _watching(bench) as (early, hints), _watching(bench) as (late, others):
+            await bench.add("a", reply_to=early.address)
+            for number in range(MOST_ADDRESSES - 1):
+                await bench.queue.get([Ref("a", reply_to=f"nobody:{number}.x")])
+            await bench.queue.get([Ref("a", reply_to=late.address)])
+
+            await bench.settle(await bench.take())
+
+            assert (await soon(others.get())).kind is HintKind.SETTLED
             assert hints.empty()
 
     @scenario

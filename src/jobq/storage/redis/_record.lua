@@ -143,9 +143,14 @@ end
 
 -- Notes who wants to be told how this job ends, and says whether that is news; there is room for some hundred.
 local function note(record, address)
-  if string.find(record[REPLIES], address, 1, true) or #record[REPLIES] > 60000 then
+  local noted = record[REPLIES]
+  if string.find(noted, address, 1, true) or #noted > 60000 then
     return false
   end
-  record[REPLIES] = record[REPLIES] .. address .. ' '
+  local _, count = string.gsub(noted, ' ', ' ')
+  if count >= MOST_ADDRESSES then -- The earliest is forgotten.
+    noted = string.sub(noted, string.find(noted, ' ', 1, true) + 1)
+  end
+  record[REPLIES] = noted .. address .. ' '
   return true
 end

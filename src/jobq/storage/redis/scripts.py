@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
-from jobq.storage.contract import LINGER, PUSHED_RESULT_LIMIT
+from jobq.storage.contract import LINGER, MOST_ADDRESSES, PUSHED_RESULT_LIMIT
 from jobq.storage.redis.records import HEAD, HINT_KINDS, LAYOUT, NUMBERS, SETTLED_ANSWERS, START, START_SIZE, Record
 
 _SHEBANG = re.compile(r"\A#!lua[^\n]*\n")
@@ -26,6 +26,7 @@ CONSTANTS = {
     "LAYOUT": f"'{LAYOUT}'",
     "START": f"'{START}'",
     "START_SIZE": START_SIZE,
+    "MOST_ADDRESSES": MOST_ADDRESSES,
     "MOST_BYTES": 4 * 2**20,
     "LARGE": 2**16,
     "LINGER": round(LINGER * 1e6),
