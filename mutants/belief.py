@@ -16,8 +16,8 @@ BELIEF = (
         "stopped-run-settled-as-completed",
         "_executor.py",
         "a deploy that cuts a run short tells its caller that the job has completed",
-        "                return Outcome(Settlement(claim.id, claim.token, State.QUEUED))\n",
-        '                return _completed(claim, None, b"null", claim.result_ttl)\n',
+        "makes an end of the job instead of giving it back.\n                return _given_back(claim)\n",
+        'makes an end of it.\n                return _completed(claim, None, b"null", claim.result_ttl)\n',
         (f"{_WORKER}test_stop_cancels_at_its_deadline_and_gives_back[memory-0]",),
     ),
     Mutant(

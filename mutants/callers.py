@@ -60,7 +60,7 @@ CALLERS = (
         "wait-asks-for-no-hint",
         "_producer.py",
         "every wait(id) is answered a second late",
-        "Ref(id, None, self._waiters.address)",
+        "Ref(id, None, address)",
         "Ref(id, None, None)",
         (f"{_WAITERS}test_a_wait_for_the_job_of_another_is_answered_by_a_hint",),
     ),

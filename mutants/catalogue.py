@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mutants.around import AROUND
 from mutants.belief import BELIEF
 from mutants.callers import CALLERS
 from mutants.engine import ENGINE
@@ -10,4 +11,4 @@ from mutants.memory import MEMORY
 from mutants.redis import REDIS
 from mutants.wires import WIRES
 
-MUTANTS = (*ENGINE, *CALLERS, *MEMORY, *FILE, *REDIS, *WIRES, *BELIEF)
+MUTANTS = (*ENGINE, *CALLERS, *MEMORY, *FILE, *REDIS, *WIRES, *BELIEF, *AROUND)

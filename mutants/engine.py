@@ -329,8 +329,8 @@ ENGINE = (
         "cancel-hint-unheard",
         "queue.py",
         "a running job that is cancelled stops at the next renewal only",
-        "        opened.waiters.cancel_asked = opened.worker.ask_to_cancel\n",
-        "",
+        "opened.worker, opened.waiters.cancel_asked = worker, worker.ask_to_cancel\n",
+        "opened.worker = worker\n",
         (f"{_WORKER}test_every_running_job_that_is_cancelled_stops_at_once",),
     ),
     Mutant(

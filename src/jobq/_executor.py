@@ -134,7 +134,7 @@ class Executor(Generic[P, R]):
             case "stopping" | "cancelled" | "lease_lost":
                 # Whatever it raises in cleaning up: it was asked to end. Where a cancel was asked for, the storage
                 # makes an end of the job instead of giving it back.
-                return Outcome(Settlement(claim.id, claim.token, State.QUEUED))
+                return _given_back(claim)
             case "job_timeout" if not timed_out:
                 return await self.timed_out(running)
         match error:
@@ -142,7 +142,7 @@ class Executor(Generic[P, R]):
                 if error.first:
                     self._report(error)
                 await asyncio.sleep(_PAUSE)
-                return Outcome(Settlement(claim.id, claim.token, State.QUEUED))
+                return _given_back(claim)
             case GiveUp():
                 return await self._failed(running, _coded(error, "GIVE_UP"))
             case _ if claim.attempts >= claim.max_attempts:
@@ -310,6 +310,10 @@ async def _judged(running: Running) -> bool:
 
 def _completed(claim: Claim, value: Any, result: bytes, ttl: float) -> Outcome:
     return Outcome(Settlement(claim.id, claim.token, State.COMPLETED, result, ttl=ttl), value)
+
+
+def _given_back(claim: Claim) -> Outcome:
+    return Outcome(Settlement(claim.id, claim.token, State.QUEUED))
 
 
 def _coded(error: BaseException, code: str) -> BaseException:

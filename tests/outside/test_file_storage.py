@@ -23,6 +23,7 @@ from jobq.storage.contract import Hint, HintKind, Ref
 from jobq.storage.file import FileStorage
 from jobq.storage.sqlite import CHECKPOINT_BYTES
 from jobq.storage.wal import Log
+from tests.servers.waiting import wait_for
 
 DATABASE = "jobq.sqlite3"
 
@@ -220,16 +221,19 @@ def test_a_storage_that_nobody_closed_is_collected_with_all_that_it_holds(tmp_pa
         await storage.namespace("q").add([job("a")])
         left.append(weakref.ref(storage))
 
+    def gone() -> bool:
+        gc.collect()
+        return left[0]() is None
+
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         unraisable: list[object] = []
         patch.setattr(sys, "unraisablehook", lambda said: unraisable.append(said.exc_value))
         warnings.simplefilter("error")
         asyncio.run(leave())
-        gc.collect()
+        wait_for(gone, "end of the storage")
     for thread in {*threading.enumerate()} - before[0]:
         thread.join(5)
 
-    assert left[0]() is None
     assert [type(error) for error in unraisable] == [ResourceWarning]
     assert ({*threading.enumerate()}, len([*Path("/proc/self/fd").iterdir()])) == before
     assert not [*(tmp_path / "sockets").iterdir()]
