@@ -107,6 +107,14 @@ AROUND = (
         (f"{_LIFECYCLE}test_a_start_without_a_thread_is_refused_and_leaves_nothing[jobq-leases]",),
     ),
     Mutant(
+        "stopped-claimer-keeps-what-it-learned",
+        "_worker.py",
+        "a delayed job lies for up to a minute when a worker is stopped at a bad moment",
+        "            self._loop.call_soon(self._awaken)\n",
+        "            return True\n",
+        ("tests/engine/test_worker.py::test_a_worker_that_is_stopped_as_it_learns_of_a_delay_leaves_that_to_another",),
+    ),
+    Mutant(
         "no-thread-counts-as-an-attempt",
         "_executor.py",
         "jobs fail although their handlers were never called, since there was no thread for a while",

@@ -203,8 +203,7 @@ class Worker:
                 self._begin_all(taken)
                 if not taken.claims:
                     await asyncio.sleep(0)  # A storage that never waits must not starve the loop.
-                if not self._stopping:
-                    await self._wait_for_work(taken.next_in)
+                await self._wait_for_work(taken.next_in)
 
     def _room(self, taken: int = 0) -> int:
         """Return how many jobs to claim when so many more were taken.
@@ -325,6 +324,10 @@ class Worker:
         """Sleep until the next look at the latest; False if the next sleep begins with that look."""
         timeout = self._looks.next_in(self._loop.time(), longest)
         self._asleep = True
+        if (
+            self._stopping
+        ):  # What a claim has just told us of is left to another, as by whoever is stopped in its sleep.
+            self._loop.call_soon(self._awaken)
         try:
             return await self._namespace.wait_for_work(timeout) is not False  # One that says nothing has not looked.
         except asyncio.CancelledError:

@@ -29,7 +29,7 @@ from jobq import (
 )
 from jobq._lease import LeaseGroup
 from jobq._running import Running
-from jobq.job import Claim, Settlement
+from jobq.job import Claim, NewJob, Settlement
 from jobq.storage.contract import Storage
 from jobq.testing import OnLoop, VirtualClock
 from tests.engine.scenes import Events, Gated, Waiting, echo, in_loop, in_virtual_time, leaving_no_task, passing
@@ -1342,6 +1342,34 @@ def test_an_idle_worker_claims_no_more_after_it_found_nothing(vigilant: bool, lo
     assert claims == 1
     assert looks <= sleeps <= looks + 3
     assert age == pytest.approx(20, abs=0.1)
+
+
+def test_a_worker_that_is_stopped_as_it_learns_of_a_delay_leaves_that_to_another() -> None:
+    """Which sleeps longer, since the one that is stopped would have looked in time, and was woken for nothing."""
+
+    async def main() -> float:
+        storage = MemoryStorage(clock=VirtualClock())
+        namespace, gated = storage.namespace("default"), Gated(storage)
+        relied_upon, ignorant = Queue[Any, Any](gated), Queue[Any, Any](storage)
+        relied_upon.execute(echo)
+        ignorant.execute(echo)
+        await relied_upon.start()
+        await passing(30)
+        async with ignorant:
+            await passing(20)
+            await ignorant.enqueue("late", 1, delay=20)
+            gated.gates["claim"], before = asyncio.Event(), gated.calls["claim"]
+            await namespace.add([NewJob("now", "session.1", b"1", 3, 60.0)])
+            assert await namespace.cancel("now", False, "session.2") is State.QUEUED
+            await passing(1)
+            assert gated.calls["claim"] == before + 1
+            stopping = asyncio.create_task(relied_upon.stop())
+            await passing(0.05)
+            gated.gates["claim"].set()
+            await stopping
+            return await _age(ignorant, "late")
+
+    assert in_virtual_time(main) == pytest.approx(18.8, abs=0.3)
 
 
 async def _age(queue: Queue[Any, Any], id: str) -> float:
