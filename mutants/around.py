@@ -123,14 +123,12 @@ AROUND = (
         (f"{_EXECUTOR}test_a_function_that_no_thread_can_be_had_for_is_given_back[memory]",),
     ),
     Mutant(
-        "call-without-a-thread-counted-as-none",
+        "lack-of-threads-told-again-and-again",
         "_threads.py",
-        "after a lack of threads a worker runs fewer functions at a time than it has slots, for ever",
-        """            self._idle -= 1
-        self._calls""",
-        """            self._idle = max(0, self._idle - 1)
-        self._calls""",
-        (f"{_EXECUTOR}test_functions_wait_for_the_threads_that_there_are[memory]",),
+        "the worker says once for each job that there is no thread, and floods its log",
+        "            first, self._short = not self._short, True\n",
+        "            first = True\n",
+        (f"{_EXECUTOR}test_a_function_that_no_thread_can_be_had_for_is_given_back[memory]",),
     ),
     Mutant(
         "memory-addresses-without-end",

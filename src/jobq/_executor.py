@@ -44,7 +44,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """With FAILING: what it raised. With FAILED: the `JobFailedError`, with that as its cause."""
 
 
-_PAUSE = 0.3
+_PAUSE = 0.2
 """Seconds; less than a stop waits for what it has told to end."""
 _DROPPED = Outcome(Settlement("", "", State.QUEUED))
 """Of a handler that ended after its claim was decided about."""

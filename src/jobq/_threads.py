@@ -38,7 +38,6 @@ class Threads:
         self._name = name
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._idle = 0
-        """How many threads are free; below zero: how many calls wait for one."""
         self._count = 0
         self._short = False
         self._lock = threading.Lock()
@@ -46,18 +45,17 @@ class Threads:
     def submit(self, function: Callable[..., Any], argument: object) -> asyncio.Future[Ended]:
         """Call ``function(argument)`` in a thread, with a copy of the current context. It cannot be cancelled.
 
-        Where no further thread can be started, it waits until one of those that are there is free.
-
         Raises:
-            NoThreadError: there is none at all.
+            NoThreadError: none is free, and no further one can be started. It was not called.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Ended] = loop.create_future()
         context = contextvars.copy_context()
         with self._lock:
-            if self._idle <= 0:
+            if self._idle:
+                self._idle -= 1
+            else:
                 self._grow()
-            self._idle -= 1
         self._calls.put((lambda: context.run(function, argument), loop, future))
         return future
 
@@ -71,12 +69,9 @@ class Threads:
             start_thread(self._work, name=f"{self._name}-{self._count + 1}")
         except StorageUnavailableError as error:
             first, self._short = not self._short, True
-            if self._count == 0:
-                raise NoThreadError(error, first=first) from error
-        else:
-            self._short = False
-            self._count += 1
-            self._idle += 1
+            raise NoThreadError(error, first=first) from error
+        self._short = False
+        self._count += 1
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:

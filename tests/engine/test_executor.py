@@ -767,9 +767,9 @@ async def test_a_function_that_no_thread_can_be_had_for_is_given_back(storage: S
 
 
 @in_loop
-async def test_functions_wait_for_the_threads_that_there_are(storage: Storage) -> None:
+async def test_functions_take_turns_in_the_threads_that_there_are(storage: Storage) -> None:
     """When no further one can be had; and once it can, there are as many as slots again."""
-    queue = Queue[Any, Any](storage, concurrency=3)
+    queue = Queue[Any, Any](storage, concurrency=3, block_timeout=0.1)
     together, threads = threading.Barrier(3), set()
 
     @queue.execute
@@ -791,6 +791,65 @@ async def test_functions_wait_for_the_threads_that_there_are(storage: Storage) -
         assert await run(1) == [1, 1, 1]
 
     assert len(threads) == 3
+
+
+@in_loop
+async def test_a_function_that_no_thread_can_be_had_for_does_not_run_later(storage: Storage) -> None:
+    """After it was cancelled, or its worker stopped, while another function held the only thread."""
+    queue = Queue[Any, Any](storage, concurrency=2, block_timeout=0.1)
+    begun, go, ran = asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+
+    @queue.execute
+    def hold(job: Job[Any]) -> None:
+        ran.append(job.id)
+        loop.call_soon_threadsafe(begun.set)
+        go.wait(5)
+
+    events = Events(queue)
+    async with queue:
+        await queue.enqueue("holds", 1)
+        await begun.wait()
+        with no_thread_for("jobq-handler"):
+            await queue.enqueue("cancelled", 1)
+            await events.until("requeued", 1)
+            await queue.cancel("cancelled", running=True)
+            async with asyncio.timeout(3):
+                while await queue.get_status("cancelled") is not None:
+                    await passing(0.01)
+            await queue.enqueue("left", 1)
+            await events.until("requeued", 2)
+            stopping = asyncio.create_task(queue.stop(2))
+            await passing(0.5)
+            go.set()
+            await stopping
+
+    assert ran == ["holds"]
+
+
+@in_loop
+async def test_a_function_gets_a_thread_as_soon_as_one_can_be_had(storage: Storage) -> None:
+    """Also if another function waits for it, and holds the only thread meanwhile."""
+    queue = Queue[Any, Any](storage, concurrency=3, block_timeout=0.1)
+    begun, child = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    @queue.execute
+    def run(job: Job[Any]) -> bool:
+        loop.call_soon_threadsafe(begun.set)
+        if job.id == "parent":
+            return child.wait(5)
+        child.set()
+        return True
+
+    events = Events(queue)
+    async with queue:
+        parent = asyncio.create_task(queue.enqueue_and_wait("parent", 1))
+        await begun.wait()
+        with no_thread_for("jobq-handler"):
+            await queue.enqueue("child", 1)
+            await events.until("requeued")
+        assert await parent
 
 
 @in_loop

@@ -19,6 +19,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from jobq.errors import ConfigError
+from jobq.storage.redis.parsing import Parser
 from jobq.storage.redis.urls import Options, Place, Target, read_url
 
 # What a client's own options do not decide here: it concerns its pool, or is set for every connection.
@@ -103,6 +104,7 @@ def _made(
         where["ssl_password"] = options.get("ssl_password") or ""
     fixed = {
         "protocol": 2,
+        "parser_class": Parser,
         "decode_responses": False,
         "socket_timeout": None,
         "socket_connect_timeout": connect_limit,

@@ -14,13 +14,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from hiredis import Reader
-from redis.asyncio.connection import AbstractConnection, DefaultParser
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import InvalidResponse, ReadOnlyError, RedisError, ResponseError
 
 from jobq.clock import uniform
 from jobq.errors import StorageError
 from jobq.storage.redis.packing import Command, pack
+from jobq.storage.redis.parsing import Parser, UnreadableError
 from jobq.storage.redis.settings import Settings
 from jobq.storage.redis.trouble import MISCONFIGURED, NoScript, code_of, explained, misconfigured, unavailable
 from jobq.storage.redis.urls import Place
@@ -49,9 +50,7 @@ class Wire(asyncio.Protocol):
         self.connected_at = asyncio.get_running_loop().time()
         self.full = False
         """Whether the server takes no more for the moment: better not to write."""
-        self._replies = Reader(
-            protocolError=InvalidResponse, replyError=DefaultParser.parse_error, notEnoughData=_NOTHING
-        )
+        self._replies = Reader(protocolError=InvalidResponse, replyError=Parser.parse_error, notEnoughData=_NOTHING)
         self._unread: deque[Any] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._problem: Exception | None = None
@@ -122,10 +121,13 @@ class Wire(asyncio.Protocol):
         while True:
             try:
                 reply = self._replies.gets()
-            except Exception as error:  # Of redis-py also any other, for an error reply that it cannot take apart.
+            except Exception as error:  # Not only of ours: hiredis has errors of Python's own for what it cannot make.
                 self._end(InvalidResponse(f"{type(error).__name__}: {error}"))
                 return
             if reply is _NOTHING:
+                return
+            if type(reply) is UnreadableError:
+                self._end(reply)
                 return
             self._receive(reply)
 
