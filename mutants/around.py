@@ -84,16 +84,39 @@ AROUND = (
         "start-cancelled-closes-twice",
         "queue.py",
         "a shared storage is closed under the queues that still use it",
-        """                if self._stopping is not None:
-                    await asyncio.wait([self._stopping])
-                elif self._open is opened:
-                    await self._close(opened, 0.0)
+        """                if self._stopping is not None or self._open is opened:
+                    # If this is cancelled again, it goes on in the background.
+                    await asyncio.wait([self._stopping or self._begin_to_stop(opened, 0.0)])
                 raise
 """,
         """                await self._close(opened, 0.0)
                 raise
 """,
         (f"{_LIFECYCLE}test_a_start_cancelled_while_a_stop_is_under_way_disconnects_once[file]",),
+    ),
+    Mutant(
+        "dead-start-ends-the-next",
+        "storage/file.py",
+        "what a closed loop left behind ends the database that its successor uses, and every call waits for ever",
+        "            if self._database is database:  # Else its loop has ended in here, and there is another by now.\n",
+        "            if True:\n",
+        (f"{_LIFECYCLE}test_a_loop_closed_in_the_middle_of_a_start_or_a_stop_leaves_the_next_alone[file]",),
+    ),
+    Mutant(
+        "dead-stop-counts-for-the-next",
+        "storage/connection.py",
+        "what a closed loop left behind makes the storage count as closed under its successor",
+        "            except GeneratorExit:  # Its loop has ended in here, and who is counted now is of another.\n",
+        "            except ZeroDivisionError:\n",
+        (f"{_LIFECYCLE}test_a_loop_closed_in_the_middle_of_a_start_or_a_stop_leaves_the_next_alone[file]",),
+    ),
+    Mutant(
+        "memory-wakes-the-dead",
+        "storage/memory.py",
+        "a job waits for up to a minute after a loop was closed under an idle worker",
+        "            if self._sleepers.pop(0).wake():\n",
+        "            if self._sleepers.pop(0).wake() or True:\n",
+        (f"{_LIFECYCLE}test_a_worker_of_a_closed_loop_is_not_woken_instead_of_the_next[memory]",),
     ),
     Mutant(
         "group-kept-without-a-thread",

@@ -65,9 +65,14 @@ class Home:
             if self._lock is lock:  # Not so: a turn that ended with its loop is forgotten.
                 self._turns -= 1
 
+    @property
+    def here(self) -> bool:
+        """Whether this is the loop and the process in which the object was started."""
+        return self._loop is asyncio.get_running_loop() and self._process == Process.id
+
     def check(self) -> None:
         """Raise unless this is the loop and the process in which the object is in use."""
-        if self._process != Process.id or self._loop is not asyncio.get_running_loop():
+        if not self.here:
             raise self._refused()
 
     def _refused(self) -> JobQueueError:

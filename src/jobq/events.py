@@ -106,6 +106,10 @@ class Emitter:
         for task in late:
             task.cancel()
 
+    def forget(self) -> None:
+        """Wait no more for listeners whose loop was closed under them."""
+        self._tasks.clear()
+
     def _named(self, event: str) -> list[Listener]:
         try:
             return self._listeners[event]

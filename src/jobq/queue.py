@@ -177,6 +177,8 @@ class Queue(Generic[P, R]):
             await self._storage.open()
             try:
                 self._open = opened = await self._connect(*serdes)
+            except GeneratorExit:  # Its loop has ended in here: nothing may be awaited, and the next start forgets it.
+                raise
             except BaseException:
                 await self._storage.close()
                 raise
@@ -184,11 +186,12 @@ class Queue(Generic[P, R]):
                 await self._emitter.emit_and_wait("started")
                 if self._handler is not None and self._open is opened and opened.worker is None:
                     self._consume(opened, self._handler)
+            except GeneratorExit:
+                raise
             except BaseException:
-                if self._stopping is not None:
-                    await asyncio.wait([self._stopping])
-                elif self._open is opened:
-                    await self._close(opened, 0.0)
+                if self._stopping is not None or self._open is opened:
+                    # If this is cancelled again, it goes on in the background.
+                    await asyncio.wait([self._stopping or self._begin_to_stop(opened, 0.0)])
                 raise
 
     async def stop(self, timeout: float | timedelta | None = None) -> None:
@@ -204,7 +207,7 @@ class Queue(Generic[P, R]):
         """
         seconds = check_optional_seconds("timeout", timeout)
         calling = self._emitter.calling  # What waits for a listener must not be waited for by it.
-        if self._open is None and not calling:
+        if not calling and (self._open is None or not self._home.here):
             async with self._home.turn(self._is_used, self._forget):  # A start that is under way ends first.
                 pass
         opened = self._open
@@ -213,14 +216,12 @@ class Queue(Generic[P, R]):
                 await asyncio.wait([self._stopping])
             return
         self._home.check()
-        if self._stopping is None:
-            wait = self._worker_options.lease if seconds is None else seconds
-            self._stopping = asyncio.get_running_loop().create_task(self._close(opened, wait))
-            self._stopping.add_done_callback(self._stopped)
+        wait = self._worker_options.lease if seconds is None else seconds
+        stopping = self._stopping or self._begin_to_stop(opened, wait)
         inside = current_worker.get()
         handler_of = None if inside is None else inside()
         if (handler_of is None or handler_of is not opened.worker) and not calling:
-            await asyncio.shield(self._stopping)
+            await asyncio.shield(stopping)
 
     async def __aenter__(self) -> Queue[P, R]:
         await self.start()
@@ -544,6 +545,11 @@ class Queue(Generic[P, R]):
         worker.start()
         opened.worker, opened.waiters.cancel_asked = worker, worker.ask_to_cancel
 
+    def _begin_to_stop(self, opened: _Open[P, R], timeout: float) -> asyncio.Task[None]:
+        self._stopping = stopping = asyncio.get_running_loop().create_task(self._close(opened, timeout))
+        stopping.add_done_callback(self._stopped)
+        return stopping
+
     async def _close(self, opened: _Open[P, R], timeout: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout + _EXTRA
@@ -571,6 +577,7 @@ class Queue(Generic[P, R]):
     def _forget(self) -> None:
         """Forget what a closed loop left behind."""
         self._open = self._stopping = None
+        self._emitter.forget()
 
 
 class _Open(Generic[P, R]):

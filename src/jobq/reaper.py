@@ -135,6 +135,8 @@ class Reaper:
             await self._storage.open()
             try:
                 self._watch = await self._namespace.watch(self._hinted)
+            except GeneratorExit:  # Its loop has ended in here: nothing may be awaited, and the next start forgets it.
+                raise
             except BaseException:
                 await self._storage.close()
                 raise
@@ -201,6 +203,7 @@ class Reaper:
     def _forget(self) -> None:
         """Forget what a closed loop left behind."""
         self._started, self._leadership, self._reaping = False, None, None
+        self._emitter.forget()
 
     def _new_leadership(self, election: LeaderElection) -> Leadership:
         return Leadership(

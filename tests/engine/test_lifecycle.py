@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -558,6 +558,138 @@ async def test_a_start_cancelled_while_a_stop_is_under_way_disconnects_once(stor
 
         assert [type(answer) for answer in answers] == [asyncio.CancelledError, type(None)]
         assert (await healthy.enqueue("a", 1)).status == "queued"
+
+
+@in_loop
+async def test_a_start_that_is_cancelled_twice_disconnects_all_the_same(storage: Storage) -> None:
+    """The second cancel comes while what the first began waits for a listener."""
+    queue = Queue[Any, Any](storage)
+    begun, gates = [asyncio.Event(), asyncio.Event()], [asyncio.Event(), asyncio.Event()]
+
+    @queue.on("started")
+    async def hold_up() -> None:
+        begun[0].set()
+        await gates[0].wait()
+
+    @queue.on("stopped")
+    async def hold_up_again() -> None:
+        begun[1].set()
+        await gates[1].wait()
+
+    starting = asyncio.create_task(queue.start())
+    for one in begun:
+        await one.wait()
+        starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    for gate in gates:
+        gate.set()
+    await queue.stop()
+    async with queue:
+        assert (await queue.enqueue("a", 1)).status == "queued"
+
+
+@pytest.fixture(params=[pytest.param(kind, marks=pytest.mark.storage(kind)) for kind in ("memory", "file")])
+def here(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A storage of this machine: what a closed loop leaves on a server ends with its connections."""
+    return MemoryStorage() if request.param == "memory" else FileStorage(tmp_path / "jobs")
+
+
+def broken_off(act: Callable[[], Coroutine[Any, Any, None]], steps: int) -> None:
+    """Close a loop after so many steps, without a cancel; what it ran is garbage then."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(act())
+    for _ in range(steps):
+        loop.call_later(0.001, loop.stop)
+        loop.run_forever()
+    loop.close()
+    del task
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_loop_closed_in_the_middle_of_a_start_or_a_stop_leaves_the_next_alone(here: Storage) -> None:
+    """What is collected later must not end, or count off, what was begun since."""
+
+    async def start_and_stop() -> None:
+        await queue.start()
+        await queue.stop()
+
+    async def use(id: str) -> Any:
+        async with asyncio.timeout(5), queue:
+            gc.collect()
+            return await queue.enqueue_and_wait(id, id)
+
+    for steps in (*range(1, 12), *range(1, 12)):
+        queue = Queue[Any, Any](here, visibility_timeout=0.3)
+        queue.execute(echo)
+        broken_off(start_and_stop, steps)
+        assert asyncio.run(use("a")) == "a"
+        assert asyncio.run(use("b")) == "b"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_loop_closed_under_a_listener_does_not_hold_up_the_next_stop(here: Storage) -> None:
+    """It will never end, and nobody can cancel it any more."""
+    queue = Queue[Any, Any](here)
+    waiting: list[asyncio.Event] = []
+
+    @queue.on("started")
+    async def wait() -> None:
+        if not waiting:
+            waiting.append(asyncio.Event())
+            await waiting[0].wait()
+
+    async def use() -> None:
+        await queue.start()
+        async with asyncio.timeout(2):
+            await queue.stop()
+
+    begun = asyncio.new_event_loop()
+    task = begun.create_task(queue.start())
+    while not waiting:
+        begun.call_later(0.001, begun.stop)
+        begun.run_forever()
+    begun.close()
+    asyncio.run(use())
+    assert not task.done()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_worker_of_a_closed_loop_is_not_woken_instead_of_the_next(here: Storage) -> None:
+    """It slept there, and is the first in the row."""
+    queue = Queue[Any, Any](here, visibility_timeout=0.3)
+    queue.execute(echo)
+
+    async def begin() -> None:
+        await queue.start()
+        await passing(0.05)
+
+    async def use() -> Any:
+        async with queue:
+            await passing(0.05)
+            return await queue.enqueue_and_wait("a", 1, timeout=3)
+
+    left = asyncio.new_event_loop()
+    left.run_until_complete(begin())
+    left.close()
+    assert asyncio.run(use()) == 1
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_stop_after_its_loop_was_closed_is_harmless(here: Storage) -> None:
+    """There is no other loop in which it could be stopped; and it may be started again."""
+
+    async def use(started: Queue[Any, Any] | Reaper) -> None:
+        await started.stop()
+        async with started:
+            pass
+
+    for started in (Queue[Any, Any](here), Reaper(here)):
+        left = asyncio.new_event_loop()
+        left.run_until_complete(started.start())
+        left.close()
+        asyncio.run(use(started))
 
 
 @pytest.mark.slow

@@ -29,8 +29,12 @@ class Connection:
             try:
                 if self._users == 1:
                     await self._disconnect()
-            finally:  # Also if this is cancelled: what was disconnected must not count as open.
-                self._users = max(0, self._users - 1)
+            except GeneratorExit:  # Its loop has ended in here, and who is counted now is of another.
+                raise
+            except BaseException:  # What was disconnected must not count as open.
+                self._leave()
+                raise
+            self._leave()
 
     def check_usable(self) -> None:
         """Raise unless this is the loop and the process that opened the connection."""
@@ -43,6 +47,9 @@ class Connection:
 
     async def _disconnect(self) -> None:
         raise NotImplementedError
+
+    def _leave(self) -> None:
+        self._users = max(0, self._users - 1)  # It may have been abandoned meanwhile.
 
     def _is_used(self) -> bool:
         return self._users > 0

@@ -142,13 +142,14 @@ class FileStorage(Connection):
         self._outbox, self._busy, self._scheduled = [], False, False
         synchronous = _SYNCHRONOUS[self._durability]
         # A twin joins what is in use: where that was deleted, a new and empty file would hide the loss.
-        self._database = Database(
+        self._database = database = Database(
             self._base_path / "jobq.sqlite3", synchronous=synchronous, clock=self._clock, create=not self._is_twin
         )
         try:
-            await self._database.start(loop, self._answered)
+            await database.start(loop, self._answered)
         except BaseException:
-            self._end_thread()
+            if self._database is database:  # Else its loop has ended in here, and there is another by now.
+                self._end_thread()
             raise
         if not self._is_twin:
             name = self._clock.random_bytes(8).hex()

@@ -471,13 +471,14 @@ class MemoryNamespace:
     # Waking and telling.
 
     def _wake_one(self) -> None:
-        if self._sleepers:
-            self._sleepers.pop(0).wake()
+        while self._sleepers:
+            if self._sleepers.pop(0).wake():
+                return
 
     def _wake_if_earlier(self, seconds: float) -> None:
         """Wake a sleeper if none of them would be awake when ``seconds`` have passed."""
         at = self._clock.monotonic() + seconds
-        if self._sleepers and all(sleeper.until > at for sleeper in self._sleepers):
+        if all(sleeper.until > at or sleeper.gone for sleeper in self._sleepers):
             self._wake_one()
 
     def _hint_all(self, kind: HintKind, record: Record) -> None:

@@ -234,10 +234,16 @@ class Sleeper:
         self.future: asyncio.Future[None] = loop.create_future()
         self._loop = loop
 
-    def wake(self) -> None:
-        """Wake it from any thread."""
+    @property
+    def gone(self) -> bool:
+        """Whether its loop was closed under it."""
+        return self._loop.is_closed()
+
+    def wake(self) -> bool:
+        """Wake it from any thread; False if it is gone."""
         self.woken = True
         call_in(self._loop, self.finish)
+        return not self.gone
 
     def finish(self) -> None:
         if not self.future.done():

@@ -173,6 +173,8 @@ class RedisStorage(Connection):
                 for info in await self._servers.call_everywhere(("INFO",)):
                     refuse_unfit(address, info, allow_eviction=self._allow_eviction, cluster=self._cluster)
                 await self._try_commands(stem, address)
+        except GeneratorExit:  # Its loop has ended in here, and what is connected now is of another.
+            raise
         except BaseException:
             await self._servers.close()
             raise
