@@ -68,7 +68,7 @@ class Home:
     @property
     def here(self) -> bool:
         """Whether this is the loop and the process in which the object was started."""
-        return self._loop is asyncio.get_running_loop() and self._process == Process.id
+        return self._process == Process.id and self._loop is asyncio.get_running_loop()
 
     def check(self) -> None:
         """Raise unless this is the loop and the process in which the object is in use."""
