@@ -350,7 +350,7 @@ class Unprintable(Exception):
 async def test_a_plain_listener_that_raises_harms_no_job(storage: Storage, event: str, raised: BaseException) -> None:
     """Every job is settled, every event is told, and the worker goes on, however many travelled together."""
     queue = Queue[Any, Any](
-        storage, concurrency=10, max_attempts=2, retry=lambda attempt, error: 0.0, visibility_timeout=0.5
+        storage, concurrency=10, max_attempts=2, retry=lambda attempt, error: 0.0, visibility_timeout=5.0
     )
 
     @queue.execute

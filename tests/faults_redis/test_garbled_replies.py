@@ -18,7 +18,7 @@ from redis.exceptions import InvalidResponse, RedisError
 from jobq import RedisStorage, State, StorageError, StorageUnavailableError
 from jobq.job import NewJob, Settlement
 from jobq.storage.contract import Hint, HintKind, QueueStorage, Ref
-from jobq.storage.redis.parsing import Parser, UnreadableError
+from jobq.storage.redis.parsing import UnreadableError, error_of
 from tests.faults_redis.scenes import SLACK, eventually, in_loop
 from tests.hostile.scenes import answered, examples, typed
 from tests.servers.babbler import Babbler, Words, array, bulk
@@ -158,12 +158,12 @@ async def test_what_is_no_answer_is_never_taken_for_one(verb: str, said: bytes) 
 @pytest.mark.parametrize("text", ["", "ASK", "ASK ", "MOVED 1 x", "MOVED x y:z", "ERR \x7f", "NOSCRIPT", "\u00e9"])
 def test_an_error_reply_becomes_an_exception_and_raises_none(text: str) -> None:
     """Raised while hiredis takes a nested reply apart, it would crash the whole process."""
-    assert isinstance(Parser.parse_error(text), RedisError)
+    assert isinstance(error_of(text), RedisError)
 
 
 def test_an_error_that_cannot_be_read_within_a_nested_reply_crashes_nothing() -> None:
     """Found by the first test here, now and then: it ended the process that it ran in."""
-    reader = Reader(protocolError=InvalidResponse, replyError=Parser.parse_error)
+    reader = Reader(protocolError=InvalidResponse, replyError=error_of)
     pair = b"%1\r\n-LOADING \r\n-ASK \r\n"
     said = array(array(b":1\r\n", b">2\r\n%1\r\n*-1\r\n$1\r\na\r\n" + pair, b"-MOVED 1 x\r\n", b"%1\r\n:1\r\n:7\r\n"))
 

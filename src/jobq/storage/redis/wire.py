@@ -21,7 +21,7 @@ from redis.exceptions import InvalidResponse, ReadOnlyError, RedisError, Respons
 from jobq.clock import uniform
 from jobq.errors import StorageError
 from jobq.storage.redis.packing import Command, pack
-from jobq.storage.redis.parsing import Parser, UnreadableError
+from jobq.storage.redis.parsing import UnreadableError, error_of
 from jobq.storage.redis.settings import Settings
 from jobq.storage.redis.trouble import MISCONFIGURED, NoScript, code_of, explained, misconfigured, unavailable
 from jobq.storage.redis.urls import Place
@@ -50,7 +50,7 @@ class Wire(asyncio.Protocol):
         self.connected_at = asyncio.get_running_loop().time()
         self.full = False
         """Whether the server takes no more for the moment: better not to write."""
-        self._replies = Reader(protocolError=InvalidResponse, replyError=Parser.parse_error, notEnoughData=_NOTHING)
+        self._replies = Reader(protocolError=InvalidResponse, replyError=error_of, notEnoughData=_NOTHING)
         self._unread: deque[Any] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._problem: Exception | None = None
