@@ -132,7 +132,7 @@ async def test_an_error_that_others_stored_is_told_as_one(tmp_path: Path) -> Non
     async with queue:
         with pytest.raises(JobFailedError, match="ZeroDivisionError"):
             await queue.enqueue_and_wait("job", 1)
-        deep = b'{"type":"A","message":"","x":' + b"[" * 5_000 + b"]" * 5_000 + b"}"
+        deep = b'{"type":"A","message":"","x":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
         for stored, wanted in ((forged, "SystemExit"), (b"\x80\x04garbage", "Unknown"), (deep, "Unknown")):
             assert tamper(tmp_path, "UPDATE jobs SET error = ?", stored) == 1
 
