@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
@@ -185,7 +186,10 @@ else:
 
 def _hand(batch: Sequence[_Entry[Any, A]], answers: Sequence[A | Exception]) -> None:
     for (_, receive, subject, _), answer in zip(batch, answers, strict=True):
-        receive(subject, answer)
+        try:
+            receive(subject, answer)
+        except Exception:  # As of a log that cannot be written: it must not cost the others their answers.
+            traceback.print_exc()
 
 
 def _resolve(future: asyncio.Future[A], answer: A | Exception) -> None:

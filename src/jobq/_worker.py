@@ -183,7 +183,7 @@ class Worker:
         current_worker.set(weakref.ref(self))  # The tasks of handlers are made in this context and inherit it.
         try:
             await self._claim_jobs()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Exception):
             if not self._stopping:
                 self.deserted.set()
                 self._logger.warning("queue %s ended without stop(): its jobs lapse", self._options.queue)

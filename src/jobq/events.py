@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import traceback
 import weakref
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -141,7 +142,7 @@ class Emitter:
     def _report(self, event: str, error: BaseException) -> None:
         # A failing error listener must not call itself again for ever.
         if event == "error":
-            self._logger.error("a listener of 'error' raised", exc_info=error)
+            self._write("a listener of 'error' raised", error)
         else:
             self.emit("error", error)
 
@@ -150,4 +151,10 @@ class Emitter:
         exc_info = (
             error if isinstance(error, BaseException) and not isinstance(error, StorageUnavailableError) else None
         )
-        self._logger.error("jobq: %s", ascii(text_of(error)), exc_info=exc_info)
+        self._write(f"jobq: {text_of(error)!a}", exc_info)
+
+    def _write(self, message: str, error: BaseException | None) -> None:
+        try:
+            self._logger.error("%s", message, exc_info=error)
+        except Exception:  # A handler of the log may raise, as on a full disk; the queue goes on.
+            traceback.print_exc()

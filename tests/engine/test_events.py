@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from jobq import ConfigError, GiveUp, Job, JobFailedError, JobTimeoutError, MaxRetriesError, Queue, QueueClosedError
+from jobq._batch import Batcher
+from jobq.clock import Clock
 from jobq.events import QUEUE_EVENTS, Emitter
 from jobq.storage.contract import Storage
 from tests.engine.scenes import Events, Waiting, echo, in_loop
@@ -649,3 +653,57 @@ def test_the_events_are_the_documented_ones() -> None:
     documented = "started stopped enqueued completed failed failing requeued cancelled lease_lost error"
 
     assert list(QUEUE_EVENTS) == documented.split()
+
+
+class FullDisk(logging.Handler):
+    """A log that cannot be written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@in_loop
+async def test_a_log_that_raises_costs_nobody_an_answer(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Many that travelled together are told, although a listener raises for each; and the queue can be stopped."""
+    logger = logging.getLogger(f"{__name__}.full")
+    logger.propagate = False
+    logger.addHandler(FullDisk())
+    queue = Queue[Any, Any](storage, concurrency=4, logger=logger)
+    queue.execute(echo)
+
+    @queue.on("completed")
+    @queue.on("enqueued")
+    def harmful(*arguments: Any) -> None:
+        raise ValueError("of a listener")
+
+    async with queue:
+        answers = await asyncio.gather(
+            *(queue.enqueue_and_wait(str(number), number, timeout=5) for number in range(30))
+        )
+
+    assert answers == [*range(30)]
+    assert "No space left on device" in capsys.readouterr().err
+
+
+@in_loop
+async def test_a_receiver_that_raises_costs_the_others_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the same batch; and the next batch leaves as ever."""
+    received: list[str] = []
+
+    async def send(items: Sequence[str]) -> Sequence[str]:
+        return [item.upper() for item in items]
+
+    def receive(name: str, answer: str | Exception) -> None:
+        if name == "harmful":
+            raise OSError("of a receiver")
+        received.append(f"{name} {answer}")
+
+    batcher = Batcher[str, str](send, clock=Clock())
+    for name in ("first", "harmful", "last"):
+        batcher.put("a", receive, name)
+    await batcher.drain()
+    batcher.put("b", receive, "next")
+    await batcher.drain()
+
+    assert received == ["first A", "last A", "next B"]
+    assert "of a receiver" in capsys.readouterr().err

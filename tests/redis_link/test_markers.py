@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from jobq.errors import StorageUnavailableError
 from jobq.storage.redis import markers
 from jobq.storage.redis.markers import Markers
 from jobq.storage.redis.servers import Servers
+from jobq.storage.redis.settings import Settings
 from jobq.storage.redis.urls import Place
 from tests.engine.scenes import in_loop, passing
 from tests.redis_link.scenes import comes_true, connected, dialer_to, server_shows
@@ -399,3 +402,37 @@ def _connections(server: Server, name: str, flag: str = "") -> list[str]:
     """Return the numbers of the connections with such a name."""
     lines = str(server.command("CLIENT", "LIST")).splitlines()
     return [line.split()[0].removeprefix("id=") for line in lines if f" name={name}" in line and flag in line]
+
+
+@in_loop
+async def test_a_storage_made_before_forks_has_another_control_list_in_each_child(
+    either_server: Server, key_prefix: str
+) -> None:
+    """Or the children of a server that forks would end each other's blocking reads, and find jobs seconds late."""
+    made = Servers(Settings.from_url(either_server.url), control=f"{key_prefix}control")
+    children = [copy.copy(made) for _ in range(2)]
+    interrupted: list[str] = []
+    controls: set[str] = set()
+    for child in children:
+        child._interrupt = told(interrupted, child._interrupt)  # type: ignore[method-assign]
+        await child.open()
+        earlier = asyncio.create_task(child.wait_for_marker(f"{key_prefix}{{q}}:wake", 5))
+        await _blocks(either_server)
+        later = asyncio.create_task(child.wait_for_marker(f"{key_prefix}{{r}}:wake", 5))
+        await comes_true(lambda: bool(interrupted))
+        await child.close()
+        await asyncio.wait([earlier, later])
+        controls.add(interrupted[0])
+        interrupted.clear()
+
+    assert len(controls) == 2
+
+
+def told(
+    lists: list[str], interrupt: Callable[[str], Coroutine[Any, Any, None]]
+) -> Callable[[str], Coroutine[Any, Any, None]]:
+    async def tell(control: str) -> None:
+        lists.append(control)
+        await interrupt(control)
+
+    return tell

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
@@ -43,10 +42,13 @@ class Script(NamedTuple):
     digest: str
 
 
-@cache
 def script(verb: str) -> Script:
     """Return the script of a verb."""
-    body = _read(f"{verb}.lua")
+    return _SCRIPTS[verb]
+
+
+def _made(verb: str) -> Script:
+    body = _FILES[f"{verb}.lua"]
     shebang = _SHEBANG.match(body)
     if shebang is None or _USES.search(body) is None:
         raise RuntimeError(f"{verb}.lua must begin with a #!lua line and say what it uses")
@@ -55,7 +57,7 @@ def script(verb: str) -> Script:
 
 
 def _parts(uses: re.Match[str]) -> str:
-    return "\n".join(_read(f"_{name.strip()}.lua") for name in uses[1].split(","))
+    return "\n".join(_FILES[f"_{name.strip()}.lua"] for name in uses[1].split(","))
 
 
 def _numbered(text: str) -> str:
@@ -67,5 +69,8 @@ def _numbered(text: str) -> str:
     return "\n".join(lines)
 
 
-def _read(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text("utf-8")
+# All at once: a program goes on when its files have been removed, replaced, or cannot be opened for a while.
+_FILES = {
+    file.name: file.read_text("utf-8") for file in resources.files(__package__).iterdir() if file.name.endswith(".lua")
+}
+_SCRIPTS = {name[:-4]: _made(name[:-4]) for name in _FILES if not name.startswith("_")}

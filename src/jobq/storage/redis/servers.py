@@ -27,13 +27,13 @@ class Servers:
     """The connections of one storage object; may be opened again after they were closed, in another loop as well."""
 
     def __init__(
-        self, settings: Settings, time_limit: float = 5.0, *, control: str | None = None, role: str = "commands"
+        self, settings: Settings, time_limit: float = 5.0, *, control: str = "jobq:control", role: str = "commands"
     ) -> None:
         self._settings = settings
         self._time_limit = time_limit
         self._role = role
-        self._control = control or f"jobq:control:{os.urandom(8).hex()}"
-        """A list of this process alone, by which it ends its own blocking reads."""
+        self._control = control
+        """What the name of the list begins with by which a process ends its own blocking reads."""
         self._outage = Outage()
         self.give_back: Callable[[str], Awaitable[None]] = self._push
         """Puts back a marker that was popped for nobody; may be replaced by what pushes only where there is none."""
@@ -56,7 +56,7 @@ class Servers:
 
     def twin(self) -> Servers:
         """Return the same servers over connections of their own, not yet open, for another loop."""
-        return Servers(self._settings, self._time_limit, control=f"{self._control}:twin", role="twin")
+        return Servers(self._settings, self._time_limit, control=self._control, role="twin")
 
     async def open(self) -> None:
         """Connect for commands.
@@ -128,7 +128,7 @@ class Servers:
             self._settings,
             role=self._role,
             time_limit=self._time_limit,
-            control=self._control,
+            control=f"{self._control}:{os.urandom(8).hex()}",  # Drawn late: after a fork each child has one of its own.
             outage=self._outage,
             interrupt=self._interrupt,
             give_back=self._give_back,

@@ -8,7 +8,6 @@ docs/reference/redis-keys.md.
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -71,11 +70,10 @@ class RedisStorage(Connection):
             settings = Settings.from_client(client)
         else:
             settings = Settings.from_url("redis://localhost:6379/0" if url is None else url)
-        control = f"{key_prefix}control:{os.urandom(8).hex()}"
         self._cluster = settings.target.mode == "cluster"
         self._database = settings.target.database
         time_limit = check_seconds("operation_timeout", operation_timeout, zero=False)
-        servers = Servers(settings, time_limit, control=control)
+        servers = Servers(settings, time_limit, control=f"{key_prefix}control")
         servers.report_outages(self._tell_outage, self._tell_recovery)
         self._use(servers, key_prefix, clock)
         self._allow_eviction = check_bool("allow_eviction", allow_eviction)
