@@ -491,12 +491,12 @@ async def test_use_of_a_reaper_in_another_loop_is_refused(storage: Storage) -> N
 @pytest.mark.parametrize("kind", [Queue, Reaper])
 @in_loop
 async def test_of_two_loops_that_start_at_the_same_moment_the_second_is_refused(
-    storage: Storage, kind: type[Queue[Any, Any] | Reaper]
+    storage: Storage, kind: Callable[[Any], Queue[Any, Any] | Reaper]
 ) -> None:
     """While the first start is still under way: it must not lose its place, nor the second wait in the first's loop."""
     gated = Gated(storage)
     gated.gates["open"] = asyncio.Event()
-    started: Queue[Any, Any] | Reaper = kind(gated)  # type: ignore[arg-type]
+    started = kind(gated)
 
     async def refused() -> str:
         with pytest.raises(JobQueueError) as caught:

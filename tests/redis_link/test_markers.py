@@ -406,7 +406,7 @@ def _connections(server: Server, name: str, flag: str = "") -> list[str]:
 
 @in_loop
 async def test_a_storage_made_before_forks_has_another_control_list_in_each_child(
-    either_server: Server, key_prefix: str
+    either_server: Server, key_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or the children of a server that forks would end each other's blocking reads, and find jobs seconds late."""
     made = Servers(Settings.from_url(either_server.url), control=f"{key_prefix}control")
@@ -414,7 +414,7 @@ async def test_a_storage_made_before_forks_has_another_control_list_in_each_chil
     interrupted: list[str] = []
     controls: set[str] = set()
     for child in children:
-        child._interrupt = told(interrupted, child._interrupt)  # type: ignore[method-assign]
+        monkeypatch.setattr(child, "_interrupt", told(interrupted, child._interrupt))
         await child.open()
         earlier = asyncio.create_task(child.wait_for_marker(f"{key_prefix}{{q}}:wake", 5))
         await _blocks(either_server)
